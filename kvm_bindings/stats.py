@@ -1,0 +1,82 @@
+"""The kernel's counters of a VM or a vCPU, by name.
+
+Which counters there are, and where, is read from the file itself: both differ between kernels
+and backends.
+
+Spec: KVM API, KVM_GET_STATS_FD.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kvm_bindings.calls import Closable
+from kvm_bindings.constants import (
+    KVM_STATS_TYPE_INSTANT,
+    KVM_STATS_TYPE_LINEAR_HIST,
+    KVM_STATS_TYPE_LOG_HIST,
+    KVM_STATS_TYPE_MASK,
+    KVM_STATS_TYPE_PEAK,
+)
+from kvm_bindings.structs import kvm_stats_desc, kvm_stats_header
+
+__all__ = ["Counter", "Stats"]
+
+_KINDS = {
+    KVM_STATS_TYPE_INSTANT: "instant",
+    KVM_STATS_TYPE_PEAK: "peak",
+    KVM_STATS_TYPE_LINEAR_HIST: "linear histogram",
+    KVM_STATS_TYPE_LOG_HIST: "logarithmic histogram",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """One counter: `size` 64-bit values, `offset` bytes into the data."""
+
+    name: str
+    kind: str
+    """ "cumulative", "instant", "peak", "linear histogram" or "logarithmic histogram"."""
+    offset: int
+    size: int
+    bucket_size: int
+    """Width of a bucket of a linear histogram."""
+
+
+class Stats(Closable):
+    """Reads a statistics file; takes over the descriptor that `stats_fd()` gave.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        header = kvm_stats_header.from_buffer_copy(os.pread(fd, ctypes.sizeof(kvm_stats_header), 0))
+        self.id = os.pread(fd, header.name_size, header.id_offset).split(b"\0")[0].decode()
+        self.counters = tuple(self._describe(header))
+        self._data_offset = header.data_offset
+        self._data_size = max((c.offset + 8 * c.size for c in self.counters), default=0)
+
+    def read(self) -> dict[str, int | tuple[int, ...]]:
+        """Read every counter: a number, or a tuple where a counter has several (a histogram)."""
+        data = os.pread(self.fd, self._data_size, self._data_offset)
+        found: dict[str, int | tuple[int, ...]] = {}
+        for counter in self.counters:
+            values = struct.unpack_from(f"={counter.size}Q", data, counter.offset)
+            found[counter.name] = values[0] if counter.size == 1 else values
+        return found
+
+    def _describe(self, header: kvm_stats_header) -> Iterator[Counter]:
+        fixed = ctypes.sizeof(kvm_stats_desc)
+        step = fixed + header.name_size
+        block = os.pread(self.fd, step * header.num_desc, header.desc_offset)
+        for start in range(0, len(block), step):
+            desc = kvm_stats_desc.from_buffer_copy(block, start)
+            name = block[start + fixed : start + step].split(b"\0")[0].decode()
+            kind = _KINDS.get(desc.flags & KVM_STATS_TYPE_MASK, "cumulative")
+            yield Counter(name, kind, desc.offset, desc.size, desc.bucket_size)
