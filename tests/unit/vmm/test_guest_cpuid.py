@@ -1,0 +1,71 @@
+"""CPUID of a new vCPU: asked of KVM once, filtered, and set."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvm_bindings import CpuidEntry
+from vmm import guest_cpuid
+from vmm.errors import ConfigError
+
+CX16 = 1 << 13
+
+
+class Kvm:
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def supported_cpuid(self) -> list[CpuidEntry]:
+        self.asked += 1
+        return [
+            CpuidEntry(0, 0, 0, 0xD, 0, 0, 0),
+            CpuidEntry(1, 0, 0, 0, 0, CX16 | 1, 0xFFFF_FFFF),
+        ]
+
+
+class Vcpu:
+    def __init__(self, index: int = 0) -> None:
+        self.index = index
+        self.table: list[CpuidEntry] = []
+
+    def set_cpuid2(self, table: list[CpuidEntry]) -> None:
+        self.table = table
+
+    def leaf(self, function: int) -> CpuidEntry:
+        (found,) = (entry for entry in self.table if entry.function == function)
+        return found
+
+
+@pytest.fixture
+def kvm(monkeypatch):
+    monkeypatch.setattr(guest_cpuid, "_supported", [])
+    guest_cpuid._table.cache_clear()
+    yield Kvm()
+    guest_cpuid._table.cache_clear()
+
+
+def test_the_guest_sees_what_kvm_supports(kvm):
+    vcpu = Vcpu()
+    guest_cpuid.set_guest_cpuid(kvm, vcpu, "", cpus=1, lapic=True)
+    assert vcpu.leaf(1).ecx & CX16
+
+
+def test_features_are_hidden_by_name(kvm):
+    vcpu = Vcpu()
+    guest_cpuid.set_guest_cpuid(kvm, vcpu, "-cx16", cpus=1, lapic=True)
+    assert not vcpu.leaf(1).ecx & CX16
+    assert vcpu.leaf(1).ecx & 1
+
+
+def test_every_vcpu_has_its_own_number_and_kvm_is_asked_once(kvm):
+    vcpus = [Vcpu(0), Vcpu(1)]
+    for vcpu in vcpus:
+        guest_cpuid.set_guest_cpuid(kvm, vcpu, "", cpus=2, lapic=True)
+    assert [vcpu.leaf(1).ebx >> 24 for vcpu in vcpus] == [0, 1]
+    assert kvm.asked == 1
+
+
+@pytest.mark.parametrize("features", ["-nosuch", "cx16", "+avx"])
+def test_a_name_that_is_wrong_is_refused(kvm, features):
+    with pytest.raises(ConfigError):
+        guest_cpuid.set_guest_cpuid(kvm, Vcpu(), features, cpus=1, lapic=True)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmm.errors import ConfigError, GuestMemoryError, MappingOverlap
+from vmm.layout import FOUR_GIB, HOLE_START, MemoryLayout
+from vmm.memory import GuestMemory
+
+
+@pytest.fixture
+def memory():
+    memory = GuestMemory(MemoryLayout.for_size(64 << 10))
+    yield memory
+    memory.close()
+
+
+def test_what_is_written_is_read(memory: GuestMemory) -> None:
+    memory.write(0x1234, b"hello")
+    assert memory.read(0x1234, 5) == b"hello"
+    assert memory.read(0x1233, 7) == b"\0hello\0"
+
+
+def test_a_view_is_the_memory_itself(memory: GuestMemory) -> None:
+    with memory.view(0x100, 4) as view:
+        view[:] = b"abcd"
+        memory.write(0x101, b"X")
+        assert bytes(view) == b"aXcd"
+
+
+@pytest.mark.parametrize(
+    ("gpa", "size"), [(0x10000, 1), (0xFFFF, 2), (-1, 1), (0, -1), (1 << 60, 1), (0, 1 << 40)]
+)
+def test_outside_is_refused(memory: GuestMemory, gpa: int, size: int) -> None:
+    with pytest.raises(GuestMemoryError, match="not in guest memory"):
+        memory.read(gpa, size)
+    with pytest.raises(GuestMemoryError):
+        memory.view(gpa, size)
+
+
+def test_a_write_that_does_not_fit_writes_nothing(memory: GuestMemory) -> None:
+    with pytest.raises(GuestMemoryError):
+        memory.write(0xFFFE, b"abc")
+    assert memory.read(0xFFFE, 2) == b"\0\0"
+
+
+def test_nothing_at_all_is_always_there(memory: GuestMemory) -> None:
+    assert memory.read(0x10000, 0) == b""
+
+
+def test_fill(memory: GuestMemory) -> None:
+    memory.fill(0x10, 0x20, 0xAA)
+    assert memory.read(0xF, 0x22) == b"\0" + b"\xaa" * 0x20 + b"\0"
+
+
+def test_ram_goes_on_above_the_hole() -> None:
+    layout = MemoryLayout.for_size(HOLE_START + (1 << 20))
+    memory = GuestMemory(layout)
+    try:
+        memory.write(FOUR_GIB, b"high")
+        memory.write(HOLE_START - 4, b"low!")
+        assert memory.read(FOUR_GIB, 4) == b"high"
+        assert memory.read(HOLE_START - 4, 4) == b"low!"
+        assert not memory.contains(HOLE_START)
+        with pytest.raises(GuestMemoryError):
+            memory.read(HOLE_START - 2, 4)
+    finally:
+        memory.close()
+
+
+def test_rom_is_padded_with_ones_and_may_touch_ram_above(memory: GuestMemory) -> None:
+    region = memory.add_rom(0xFFFF_F000, b"\x90\xf4", "rom")
+    assert region.readonly
+    assert memory.read(0xFFFF_F000, 4) == b"\x90\xf4\xff\xff"
+
+
+def test_an_access_may_span_adjacent_regions() -> None:
+    memory = GuestMemory(MemoryLayout.for_size(4096))
+    try:
+        memory.add_rom(4096, b"rom")
+        memory.write(4094, b"abcd")
+        assert memory.read(4094, 5) == b"abcdm"
+        with pytest.raises(GuestMemoryError):
+            memory.view(4094, 4)
+    finally:
+        memory.close()
+
+
+def test_rom_over_ram_is_refused(memory: GuestMemory) -> None:
+    with pytest.raises(MappingOverlap, match=r"bios at 0xf000.* overlaps RAM"):
+        memory.add_rom(0xF000, b"x", "bios")
+
+
+@pytest.mark.parametrize("size", [0, -4096, 100])
+def test_impossible_sizes(size: int) -> None:
+    with pytest.raises(ConfigError):
+        MemoryLayout.for_size(size)
+
+
+def test_more_than_any_host_has_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match="the host refuses it"):
+        GuestMemory(MemoryLayout.for_size(1 << 62))
+
+
+def test_huge_pages_say_how_to_reserve_them() -> None:
+    with pytest.raises(ConfigError, match="multiple of 2M"):
+        GuestMemory(MemoryLayout.for_size(1 << 20), huge_pages=True)
+
+
+def test_closing_gives_the_descriptor_back() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        GuestMemory(MemoryLayout.for_size(1 << 20)).close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_view_that_is_still_held_does_not_keep_it_from_closing() -> None:
+    memory = GuestMemory(MemoryLayout.for_size(4096))
+    memory.write(0, b"kept")
+    view = memory.view(0, 4)
+    memory.close()
+    assert bytes(view) == b"kept"
+
+
+@given(st.lists(st.tuples(st.integers(0, 0x10000), st.binary(max_size=64)), max_size=10))
+def test_it_behaves_like_an_array_of_bytes(writes: list[tuple[int, bytes]]) -> None:
+    memory = GuestMemory(MemoryLayout.for_size(64 << 10))
+    model = bytearray(64 << 10)
+    try:
+        for gpa, data in writes:
+            if gpa + len(data) <= len(model):
+                memory.write(gpa, data)
+                model[gpa : gpa + len(data)] = data
+            else:
+                with pytest.raises(GuestMemoryError):
+                    memory.write(gpa, data)
+        assert memory.read(0, len(model)) == model
+    finally:
+        memory.close()

@@ -1,0 +1,69 @@
+"""glassvm: a KVM virtual machine monitor in which every exit can be seen, scripted and tested.
+
+    import vmm
+
+    with vmm.Machine(memory="2M") as machine:
+        machine.memory.write(0x1000, b"\\xb0\\x48\\xe6\\xe9\\xf4")  # mov al, 'H'; out 0xE9, al; hlt
+        machine.on_out(0xE9)(lambda value, size: print(chr(value)))
+        machine.start_at(0x1000, mode="real")
+        print(machine.run().reason)
+
+What is listed in `__all__` is the public interface; it is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vmm.errors import (
+        BootError,
+        ConfigError,
+        DeviceFault,
+        ExitStatus,
+        GuestMemoryError,
+        KvmUnavailable,
+        LifecycleError,
+        MappingOverlap,
+        VmmError,
+    )
+    from vmm.exits import Exit
+    from vmm.launch import boot
+    from vmm.machine import Machine
+    from vmm.result import RunResult
+
+__all__ = [
+    "BootError",
+    "ConfigError",
+    "DeviceFault",
+    "Exit",
+    "ExitStatus",
+    "GuestMemoryError",
+    "KvmUnavailable",
+    "LifecycleError",
+    "Machine",
+    "MappingOverlap",
+    "RunResult",
+    "VmmError",
+    "boot",
+]
+
+_HOMES = {
+    "Exit": "vmm.exits",
+    "Machine": "vmm.machine",
+    "RunResult": "vmm.result",
+    "boot": "vmm.launch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'vmm' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES.get(name, "vmm.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,99 @@
+"""What `--help` says beside the options."""
+
+from __future__ import annotations
+
+__all__ = [
+    "DESCRIPTION",
+    "DOCTOR_DESCRIPTION",
+    "DOCTOR_EPILOG",
+    "EPILOG",
+    "PAYLOADS_DESCRIPTION",
+    "PAYLOADS_EPILOG",
+    "RUN_DESCRIPTION",
+    "RUN_EPILOG",
+]
+
+DESCRIPTION = "A KVM virtual machine monitor in which every exit can be seen."
+
+EPILOG = """\
+examples:
+  vmm run payload:hello16          boot a built-in guest
+  vmm run boot.img                 boot a boot sector or a disk image
+  vmm run kernel.elf --memory 64M --append "verbose"
+  vmm doctor                       see what this host can do, and what to mend
+
+'vmm COMMAND --help' explains each command.
+"""
+
+RUN_DESCRIPTION = """\
+Boot an image and connect the guest's console to this terminal.
+
+IMAGE is a file, or payload:NAME for a built-in guest ('vmm payloads' lists them). Its format is
+recognised; a raw binary has no mark to be recognised by, so its format must be named.
+"""
+
+RUN_EPILOG = """\
+formats:
+  bootsector   a disk or its first sector, at 0x7c00 in real mode, with BIOS services in Python
+  flat16       a raw binary in real mode, put at 0x7c00 and entered there
+  flat32       a raw binary in protected mode, at 0x100000
+  flat64       a raw binary in long mode, at 0x100000, the first 4 GiB mapped one to one
+  elf32 elf64  an ELF kernel, entered in protected or long mode
+  multiboot    a Multiboot 1 kernel, with --append and --module; multiboot2 likewise
+  firmware     a ROM below 4 GiB, from the reset vector
+
+console:
+  A terminal is put into raw mode, so that the guest gets every key, and restored at the end.
+  Should vmm be killed by SIGKILL, 'reset' mends the terminal. Where standard input or output is a
+  pipe or a file, bytes are passed through as they are; the end of input does not end the run.
+
+keys:
+  Ctrl-A x        end the run
+  Ctrl-A h        help
+  Ctrl-A Ctrl-A   send Ctrl-A to the guest
+  Ctrl-C          is the guest's if it reads its console, and ends the run if it does not
+
+exit status:
+  0    the guest halted, powered off or reset
+  2    wrong usage, or an image that cannot be booted
+  4    KVM cannot be used ('vmm doctor' says why)
+  6    the guest died: a triple fault, a KVM error; a report says of what
+  8    a fault of the monitor
+  124  --timeout or --max-exits was reached
+  130  ended by Ctrl-A x, Ctrl-C or a reader that went away
+  odd  (V << 1 | 1) & 0xff after the guest wrote V to the debug-exit port, 0xf4
+
+examples:
+  vmm run disk.img                             a boot sector, or a boot loader from a disk
+  vmm run boot.img --disk data.img:ro          with a second disk that is not written to
+  vmm run code.bin --format flat16             raw 16-bit code
+  vmm run code.bin --format flat64 --cpl 3     raw 64-bit code, started in ring 3
+  vmm run kernel.elf --cpus 2 --memory 256M    an ELF or Multiboot kernel on two processors
+  vmm run kernel --module "initrd.img quiet"   with a Multiboot module and its arguments
+  vmm run /usr/share/seabios/bios.bin          firmware
+  vmm run test.bin --format flat64 --timeout 5 --stats
+  echo hello | vmm run payload:serial_echo --timeout 2 > out.txt
+"""
+
+DOCTOR_DESCRIPTION = """\
+Look at this host: KVM, its backend, permissions, capabilities, limits, and its speed in ring 0
+and ring 3. Every problem is shown with its fix.
+"""
+
+DOCTOR_EPILOG = """\
+exit status:
+  0  guests can run here
+  4  KVM cannot be used
+
+examples:
+  vmm doctor
+  vmm doctor --no-probe --json | python3 -m json.tool
+"""
+
+PAYLOADS_DESCRIPTION = "List the built-in guests that 'vmm run payload:NAME' boots."
+
+PAYLOADS_EPILOG = """\
+examples:
+  vmm payloads
+  vmm run payload:smp --stats
+"""

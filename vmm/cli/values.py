@@ -1,0 +1,76 @@
+"""Reading the values of options: each gives the value, or one line that says what it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from vmm.errors import ConfigError
+
+__all__ = ["address", "close_to", "count", "one_of", "seconds"]
+
+_LONGEST_S = 1e9
+"""30 years: more than the host's timers can be set to is no bound at all."""
+
+Reader = Callable[[str], object]
+
+
+def count(option: str) -> Callable[[str], int]:
+    """Read a whole number above 0."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = 0
+        if value < 1:
+            raise ConfigError(f"{option} {text}: give a whole number above 0")
+        return value
+
+    return read
+
+
+def seconds(option: str) -> Callable[[str], float]:
+    """Read a time in seconds, above 0 and below 30 years."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value <= _LONGEST_S:
+            raise ConfigError(f"{option} {text}: give seconds above 0, for example 2.5")
+        return value
+
+    return read
+
+
+def address(option: str) -> Callable[[str], int]:
+    """Read an address or a number of a drive, decimal or 0x..."""
+
+    def read(text: str) -> int:
+        try:
+            return int(text, 0)
+        except ValueError:
+            raise ConfigError(f"{option} {text}: not a number; write 1048576 or 0x100000") from None
+
+    return read
+
+
+def one_of(option: str, choices: Sequence[str]) -> Callable[[str], str]:
+    """Read one of some words."""
+
+    def read(text: str) -> str:
+        if text in choices:
+            return text
+        hint = close_to(text, choices) or f"choose from {', '.join(choices)}"
+        raise ConfigError(f"{option} {text}: not known; {hint}")
+
+    return read
+
+
+def close_to(word: str, known: Iterable[str]) -> str:
+    """Say "did you mean ...?", or nothing where no known word is like it."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, list(known), 1)
+    return f"did you mean {near[0]}?" if near else ""

@@ -1,0 +1,218 @@
+"""What CPUID shows to a guest: KVM's answer, less what the user hides, for the right processor.
+
+A guest believes CPUID. What the host cannot back (cx16 or XSAVE on some backends) kills it in odd
+ways, so the table starts from KVM_GET_SUPPORTED_CPUID and features can be taken out by name. A
+feature goes together with those that need it, and XSAVE with its leaf.
+
+Spec: KVM API, KVM_GET_SUPPORTED_CPUID and KVM_SET_CPUID2; AMD64 APM vol. 3, "Obtaining Processor
+Information Via the CPUID Instruction"; Intel SDM vol. 2, "CPUID".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from kvm_bindings import CpuidEntry
+from kvm_bindings.constants import KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+from vmm.cpu_features import FEATURES, Feature, dependents_of, find_feature
+from vmm.errors import ConfigError
+
+__all__ = [
+    "FeatureMask",
+    "feature_names",
+    "filter_cpuid",
+    "parse_features",
+]
+
+_MIRRORED = 0x0183_F3FF
+"""The bits of leaf 1 EDX that AMD repeats in leaf 0x80000001 EDX."""
+
+_XSAVE_COMPONENTS = {
+    "avx": (2,),
+    "mpx": (3, 4),
+    "avx512f": (5, 6, 7),
+    "pku": (9,),
+    "amx_tile": (17, 18),
+}
+"""The state components of leaf 0xD that go with a feature."""
+
+_XSAVE_LEGACY_BYTES = 576
+"""The legacy region and the header of an XSAVE area."""
+
+_AMD = (0x6874_7541, 0x6F67_7948)
+"""Leaf 0 EBX of AMD ("Auth") and Hygon ("Hygo")."""
+
+_ALWAYS = frozenset({"hypervisor", "ht"})
+"""Shown by us whatever KVM reports: KVM leaves the one out and copies the other from the host."""
+
+
+_NEEDS_LAPIC = frozenset({"x2apic", "tsc_deadline_timer"})
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureMask:
+    """What `--cpu` asks for, by name: features to hide, and features that must be there."""
+
+    hidden: frozenset[str] = frozenset()
+    required: frozenset[str] = frozenset()
+
+
+def parse_features(text: str) -> FeatureMask:
+    """Read "-cx16,-xsave,+avx". Of two mentions of one feature the later counts.
+
+    Raises:
+        ConfigError: a part has no sign, or names no feature.
+    """
+    wanted: dict[str, bool] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        sign, name = part[0], part[1:]
+        if sign not in "+-" or not name:
+            raise ConfigError(f"CPU features {part!r}: write -NAME to hide one, +NAME to demand it")
+        wanted[find_feature(name).name] = sign == "+"
+    return FeatureMask(
+        hidden=frozenset(name for name, demanded in wanted.items() if not demanded),
+        required=frozenset(name for name, demanded in wanted.items() if demanded),
+    )
+
+
+def feature_names(entries: Iterable[CpuidEntry]) -> list[str]:
+    """Name the features in a CPUID table, in the order of their leaves and bits."""
+    table = {(e.function, e.index): e for e in entries}
+    return [f.name for f in FEATURES.values() if _has(table, f)]
+
+
+def filter_cpuid(
+    entries: Sequence[CpuidEntry],
+    mask: FeatureMask = FeatureMask(),
+    *,
+    vcpu_index: int = 0,
+    cpus: int = 1,
+    lapic: bool = True,
+) -> list[CpuidEntry]:
+    """Make the CPUID table of one vCPU from what KVM supports.
+
+    The processor is one package of `cpus` cores with one thread each; the APIC id is the index.
+    `lapic` says whether the VM has its interrupt chips in the kernel. Without them there is no
+    local APIC, and what needs one is not shown; KVM cannot know that when it is asked.
+
+    Raises:
+        ConfigError: a required feature is not supported, or it needs a hidden one.
+    """
+    hidden = frozenset(name for asked in mask.hidden for name in dependents_of(asked))
+    if not lapic:
+        hidden |= _NEEDS_LAPIC
+    table = {(e.function, e.index): e for e in entries}
+    for name in sorted(mask.required):
+        if not lapic and name in _NEEDS_LAPIC:
+            raise ConfigError(f"CPU feature +{name}: needs a local APIC; add --irqchip")
+        if name in hidden:
+            cause = min(asked for asked in mask.hidden if name in dependents_of(asked))
+            raise ConfigError(f"CPU feature +{name}: needs {cause}, which -{cause} hides")
+        if name not in _ALWAYS and not _has(table, FEATURES[name]):
+            raise ConfigError(f"CPU feature +{name}: KVM on this host does not support it")
+    _show(table, "hypervisor", True)
+    _show(table, "ht", cpus > 1)
+    for name in hidden:
+        _show(table, name, False)
+    _trim_xsave(table, hidden)
+    _number(table, vcpu_index, cpus)
+    return list(table.values())
+
+
+_Table = dict[tuple[int, int], CpuidEntry]
+
+
+def _has(table: _Table, feature: Feature) -> bool:
+    entry = table.get((feature.function, feature.index))
+    if entry is None:
+        return False
+    value: int = getattr(entry, feature.register)
+    return bool(value >> feature.bit & 1)
+
+
+def _show(table: _Table, name: str, shown: bool) -> None:
+    """Set or clear one feature, where its leaf is there."""
+    feature = FEATURES[name]
+    _set_bit(table, (feature.function, feature.index), feature.register, feature.bit, shown)
+    mirrored = feature.function == 1 and feature.register == "edx" and _MIRRORED >> feature.bit & 1
+    if mirrored and not shown:  # only ever cleared: Intel has these bits 0
+        _set_bit(table, (0x8000_0001, 0), "edx", feature.bit, False)
+
+
+def _set_bit(table: _Table, where: tuple[int, int], register: str, bit: int, on: bool) -> None:
+    entry = table.get(where)
+    if entry is not None:
+        value = getattr(entry, register) & ~(1 << bit) | (on << bit)
+        table[where] = replace(entry, **{register: value})
+
+
+def _trim_xsave(table: _Table, hidden: frozenset[str]) -> None:
+    """Make leaf 0xD agree with the features that are hidden."""
+    top = table.get((0xD, 0))
+    if top is None:
+        return
+    if not _has(table, FEATURES["xsave"]):
+        for where in [where for where in table if where[0] == 0xD]:
+            del table[where]
+        return
+    gone = {n for name in hidden for n in _XSAVE_COMPONENTS.get(name, ())}
+    if not gone:
+        return
+    for component in gone:
+        table.pop((0xD, component), None)
+    sizes = [
+        entry.ebx + entry.eax
+        for (function, index), entry in table.items()
+        if function == 0xD and index >= 2 and not entry.ecx & 1
+    ]
+    lost = sum(1 << component for component in gone)
+    area = max([_XSAVE_LEGACY_BYTES, *sizes])
+    table[0xD, 0] = replace(
+        top,
+        eax=top.eax & ~lost & 0xFFFF_FFFF,
+        edx=top.edx & ~(lost >> 32),
+        ebx=min(top.ebx, area),
+        ecx=area,
+    )
+
+
+def _number(table: _Table, index: int, cpus: int) -> None:
+    """Write the vCPU's APIC id and the topology into the leaves that tell them."""
+    width = (cpus - 1).bit_length()
+    if (one := table.get((1, 0))) is not None:
+        ebx = one.ebx & 0xFFFF | min(cpus, 255) << 16 | (index & 0xFF) << 24
+        table[1, 0] = replace(one, ebx=ebx)
+    for (function, subleaf), entry in list(table.items()):
+        if function == 4 and entry.eax & 0x1F:
+            # Cores in the package, less one; caches are not shared between threads.
+            eax = entry.eax & 0x3FFF | min(cpus - 1, 63) << 26
+            table[function, subleaf] = replace(entry, eax=eax)
+    _extended_topology(table, index, cpus, width)
+    zero = table.get((0, 0))
+    if zero is not None and zero.ebx in _AMD:
+        if (sizes := table.get((0x8000_0008, 0))) is not None:
+            ecx = min(cpus - 1, 255) | width << 12
+            table[0x8000_0008, 0] = replace(sizes, ecx=ecx)
+        if (ids := table.get((0x8000_001E, 0))) is not None:
+            table[0x8000_001E, 0] = replace(ids, eax=index, ebx=index & 0xFF, ecx=0)
+
+
+def _extended_topology(table: _Table, index: int, cpus: int, width: int) -> None:
+    zero = table.get((0, 0))
+    for function in (0xB, 0x1F):
+        subleaves = [where for where in table if where[0] == function]
+        for where in subleaves:
+            del table[where]
+        if subleaves or (zero is not None and function <= zero.eax and function == 0xB):
+            levels = ((0, 1, 1 << 8), (width, cpus, 2 << 8 | 1), (0, 0, 2))
+            for level, (shift, count, kind) in enumerate(levels):
+                table[function, level] = CpuidEntry(
+                    function,
+                    level,
+                    KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+                    eax=shift,
+                    ebx=count,
+                    ecx=kind,
+                    edx=index,
+                )

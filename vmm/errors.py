@@ -1,0 +1,76 @@
+"""The errors that a user meets: one line each, saying what is wrong and what to do.
+
+Everything raised on purpose derives from `VmmError`; the command prints its text after
+"vmm: " and ends with its `status`. Statuses are even, so that they never meet the odd ones of
+the debug-exit convention.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from devices.protocols import GuestAddressError
+
+__all__ = [
+    "BootError",
+    "ConfigError",
+    "DeviceFault",
+    "ExitStatus",
+    "GuestMemoryError",
+    "KvmUnavailable",
+    "LifecycleError",
+    "MappingOverlap",
+    "VmmError",
+]
+
+
+class ExitStatus(IntEnum):
+    """What `vmm run` ends with, where the guest did not choose a status itself."""
+
+    OK = 0
+    USAGE = 2
+    NO_KVM = 4
+    GUEST_DIED = 6
+    VMM_FAULT = 8
+    TIMEOUT = 124
+    INTERRUPTED = 130
+
+
+class VmmError(Exception):
+    """An error with a message for the user. `status` is what the command ends with."""
+
+    status: ExitStatus = ExitStatus.USAGE
+
+
+class ConfigError(VmmError):
+    """A machine was asked for that cannot be: a size, a count or a name is wrong."""
+
+
+class BootError(VmmError):
+    """An image cannot be booted as asked: unreadable, malformed, too large."""
+
+
+class MappingOverlap(ConfigError):
+    """Two devices, or two regions of memory, claim the same addresses."""
+
+
+class GuestMemoryError(VmmError, GuestAddressError):
+    """An address given to `Machine.memory` is not in guest memory."""
+
+
+class LifecycleError(VmmError):
+    """A machine or vCPU was asked for something that its state does not allow."""
+
+    status = ExitStatus.VMM_FAULT
+
+
+class DeviceFault(VmmError):
+    """A device model (or a user's function on a port) raised: a fault of ours, not the guest's."""
+
+    status = ExitStatus.VMM_FAULT
+
+
+class KvmUnavailable(VmmError):
+    """KVM cannot be used here; the message says why and how to mend it."""
+
+    status = ExitStatus.NO_KVM

@@ -1,0 +1,92 @@
+"""The reasons for which a vCPU comes back from KVM_RUN: named, decoded, and told in words.
+
+The run loop deals in plain integers. An `Exit` is built only for somebody who looks: the
+iterator `Machine.exits()`, the report at a guest's death.
+
+Spec: KVM API, "The kvm_run structure".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvm_bindings import constants
+
+__all__ = ["STATE_INCONSISTENT", "Exit", "describe", "exit_name"]
+
+_NAMES: dict[int, str] = {
+    value: name
+    for name, value in vars(constants).items()
+    if name.startswith("KVM_EXIT_")
+    and isinstance(value, int)
+    # Flags and sub-reasons that share the prefix; the reason of that name comes first.
+    and not name.startswith(("KVM_EXIT_IO_", "KVM_EXIT_HYPERV_", "KVM_EXIT_XEN_"))
+}
+
+STATE_INCONSISTENT = frozenset(
+    {
+        constants.KVM_EXIT_IO,
+        constants.KVM_EXIT_MMIO,
+        constants.KVM_EXIT_HYPERCALL,
+        constants.KVM_EXIT_X86_RDMSR,
+        constants.KVM_EXIT_X86_WRMSR,
+    }
+)
+"""After these, KVM finishes the instruction on the next entry; until then the registers do not
+show it. Everything else leaves guest state consistent."""
+
+
+def exit_name(reason: int) -> str:
+    """The kernel's name of an exit reason, without the prefix: "IO", "MMIO", "HLT"."""
+    name = _NAMES.get(reason)
+    return f"unknown exit reason {reason}" if name is None else name.removeprefix("KVM_EXIT_")
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """One exit of one vCPU, after it was handled.
+
+    `address` is a port (IO) or a guest-physical address (MMIO), `size` the width of one element
+    in bytes, `count` the number of elements (string I/O; 1 otherwise), `value` what was written
+    or what the guest was given, the first element being the least significant.
+    """
+
+    reason: int
+    vcpu: int = 0
+    address: int = 0
+    size: int = 0
+    count: int = 0
+    write: bool = False
+    value: int = 0
+
+    @property
+    def name(self) -> str:
+        """The reason's name: "IO", "MMIO", "HLT"."""
+        return exit_name(self.reason)
+
+    @property
+    def consistent(self) -> bool:
+        """Whether the registers already show the instruction that caused the exit."""
+        return self.reason not in STATE_INCONSISTENT
+
+    @property
+    def data(self) -> bytes:
+        """The bytes that went over the bus."""
+        return self.value.to_bytes(max(self.size * self.count, 1), "little")
+
+    def __str__(self) -> str:
+        return describe(self)
+
+
+def describe(event: Exit, owner: str = "") -> str:
+    """One line for one exit: `IO out 0x3f8 1 byte 0x48 'H' com1`."""
+    if event.reason == constants.KVM_EXIT_IO:
+        verb, where = ("out" if event.write else "in"), f"{event.address:#x}"
+    elif event.reason == constants.KVM_EXIT_MMIO:
+        verb, where = ("write" if event.write else "read"), f"{event.address:#x}"
+    else:
+        return event.name
+    times = f" x{event.count}" if event.count > 1 else ""
+    value = f"{event.value:#x}" if event.count == 1 else event.data[:16].hex(" ")
+    shown = f" {chr(event.value)!r}" if event.size == 1 and 0x20 <= event.value < 0x7F else ""
+    return f"{event.name} {verb} {where} {event.size}b{times} {value}{shown} {owner}".rstrip()

@@ -1,0 +1,90 @@
+"""What is known about a guest that died or hangs: the input of an explanation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from devices.protocols import GuestAddressError
+from vmm.cpustate import CpuState
+from vmm.explain.page_walk import Read
+
+__all__ = ["Death", "Kind", "no_memory"]
+
+Kind = Literal[
+    "shutdown",
+    "fail_entry",
+    "internal_error",
+    "memory_fault",
+    "unclaimed_access",
+    "unhandled_exit",
+    "timeout",
+    "halt",
+    "device_fault",
+]
+"""shutdown: a triple fault. memory_fault: KVM_EXIT_MEMORY_FAULT. unclaimed_access: no device
+answers there, and the machine is strict. timeout: the time or the exits given to it ran out.
+halt: HLT that nothing will end. device_fault: a device model of ours raised. The others are exits
+of these names, unhandled_exit any that we do not handle."""
+
+
+def no_memory(gpa: int, size: int) -> bytes:
+    """Stand in for guest memory where there is none to look at.
+
+    Raises:
+        GuestAddressError: always.
+    """
+    raise GuestAddressError(f"no memory at {gpa:#x}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """The facts about a death. All but `kind` may be left out if they are not known."""
+
+    kind: Kind
+    cpu: CpuState | None = None
+    """The vCPU's state now."""
+    last_seen: CpuState | None = None
+    """Its state at an earlier exit, where one was kept. kvm_amd resets a vCPU at a triple fault;
+    this is then the nearest thing to the state that it died in."""
+    read: Read = field(default=no_memory, repr=False)
+    """Reads guest memory: (gpa, size) -> bytes; raises GuestAddressError outside of it."""
+    vcpu: int = 0
+    exits: int | None = None
+    """How many exits there were before."""
+    seconds: float | None = None
+    """How long it ran."""
+    backend: str = ""
+    """The host's KVM module: "kvm_amd", "kvm_intel", "kvm_pvm"."""
+    suberror: int = 0
+    """internal_error: kvm_run.internal.suberror."""
+    data: tuple[int, ...] = ()
+    """internal_error: the valid part of kvm_run.internal.data."""
+    hardware_reason: int = 0
+    """fail_entry: hardware_entry_failure_reason. unhandled_exit of KVM_EXIT_UNKNOWN:
+    hardware_exit_reason."""
+    reason_name: str = ""
+    """unhandled_exit: the exit's name. device_fault: the device's name."""
+    gpa: int | None = None
+    """memory_fault: the guest-physical address."""
+    error: str = ""
+    """device_fault: what was raised, in one line."""
+    last_exits: tuple[str, ...] = ()
+    """The last exits in words, oldest first."""
+    notes: tuple[str, ...] = ()
+    """Facts worth adding: BIOS services that were missing, ports that nobody answered."""
+
+    @property
+    def state(self) -> CpuState | None:
+        """The state to explain: the one at the death, or if that was lost the one seen last."""
+        return self.last_seen if self.state_was_reset and self.last_seen else self.cpu
+
+    @property
+    def state_was_reset(self) -> bool:
+        """Whether the kernel reset the vCPU before we could look at it."""
+        return bool(
+            self.kind == "shutdown"
+            and self.backend != "kvm_intel"
+            and self.cpu is not None
+            and self.cpu.is_reset_state
+        )

@@ -1,0 +1,150 @@
+"""The explanation of a death: one sentence, the cause, what to try, and the evidence.
+
+Text is plain and at most 100 columns wide, so that it reads well in a terminal, in a CI log and
+aloud.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from vmm.cpustate import CpuState, register_lines
+from vmm.explain.cause import Cause
+from vmm.explain.causes import find_cause
+from vmm.explain.death import Death
+from vmm.explain.disassembly import lines_around_rip
+from vmm.explain.faults import likely_fault
+from vmm.explain.page_walk import walk
+
+__all__ = ["Explanation", "Section", "explain"]
+
+_TITLES = {
+    "shutdown": "guest died: triple fault",
+    "fail_entry": "guest died: the processor refused to enter it",
+    "internal_error": "guest died: KVM internal error",
+    "memory_fault": "guest died: memory fault",
+    "unclaimed_access": "guest stopped",
+    "unhandled_exit": "guest stopped: an exit that is not handled",
+    "timeout": "guest timed out",
+    "halt": "guest halted for good",
+    "device_fault": "the VMM failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One block of evidence. `lines` are already laid out."""
+
+    title: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A death, explained."""
+
+    headline: str
+    """One sentence: what, where, in which mode, after how many exits, why."""
+    cause: Cause
+    sections: tuple[Section, ...]
+
+    def text(self, width: int = 100) -> str:
+        """The whole explanation as plain text, without a final newline."""
+        lines = _wrap(self.headline, "", width)
+        for detail in self.cause.details:
+            lines += _wrap(detail, "  why: ", width)
+        for advice in self.cause.advice:
+            lines += _wrap(advice, "  try: ", width)
+        for section in self.sections:
+            lines += ["", f"{section.title}:"]
+            lines += [f"  {line}".rstrip() for line in section.lines]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain values that JSON can hold."""
+        return {
+            "headline": self.headline,
+            "cause": self.cause.sentence,
+            "details": list(self.cause.details),
+            "advice": list(self.cause.advice),
+            "sections": {section.title: list(section.lines) for section in self.sections},
+        }
+
+
+def _wrap(text: str, front: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=front,
+        subsequent_indent=" " * (len(front) or 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def explain(death: Death) -> Explanation:
+    """Explain a death from what is known about it. Never raises."""
+    cause = find_cause(death)
+    return Explanation(_headline(death, cause), cause, tuple(_sections(death)))
+
+
+def _headline(death: Death, cause: Cause) -> str:
+    words = [_TITLES[death.kind]]
+    state = death.state
+    if state is not None:
+        where = "near" if death.state_was_reset and death.last_seen else "at"
+        if not (death.state_was_reset and death.last_seen is None):
+            words.append(f"{where} {state.location} ({state.mode} mode)")
+    if death.vcpu:
+        words.append(f"on vCPU {death.vcpu}")
+    if death.exits is not None:
+        words.append(f"after {death.exits} exit{'' if death.exits == 1 else 's'}")
+    if death.kind == "timeout" and death.seconds is not None:
+        words.append(f"and {death.seconds:.1f} s")
+    return f"{' '.join(words)}: {cause.sentence}"
+
+
+def _sections(death: Death) -> list[Section]:
+    sections: list[Section] = []
+
+    def add(title: str, lines: list[str]) -> None:
+        if lines:
+            sections.append(Section(title, tuple(lines)))
+
+    add("notes", list(death.notes))
+    add("last exits, oldest first", _folded(death.last_exits))
+    state = death.state
+    if state is not None:
+        reset = death.state_was_reset
+        when = "" if not reset else " after the reset" if death.last_seen is None else " last seen"
+        add(f"registers of vCPU {death.vcpu}{when}", register_lines(state))
+        if not (reset and death.last_seen is None):
+            add("code around RIP", lines_around_rip(state, death.read))
+            _add_walks(add, death, state)
+    return sections
+
+
+def _folded(lines: tuple[str, ...]) -> list[str]:
+    """Say equal lines in a row once, with their number."""
+    folded = []
+    for line, same in groupby(lines):
+        count = len(list(same))
+        folded.append(f"{line}  ({count} times)" if count > 1 else line)
+    return folded
+
+
+def _add_walks(add: Any, death: Death, state: CpuState) -> None:
+    if state.paging == "off":
+        return
+    add("page walk of RIP", walk(state, death.read, state.linear_rip, "execute").lines())
+    if death.kind != "shutdown" or death.state_was_reset:
+        return
+    fault = likely_fault(state, death.read)
+    if fault.address is not None and fault.address != state.linear_rip:
+        add(
+            f"page walk of the fault at {fault.address:#x}",
+            walk(state, death.read, fault.address, cpl=0).lines(),
+        )

@@ -1,0 +1,33 @@
+"""What CPUID shows to the guest: what KVM supports, less what was masked by name."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import kvm_bindings
+from kvm_bindings import CpuidEntry
+from vmm.cpuid import filter_cpuid, parse_features
+
+__all__ = ["set_guest_cpuid"]
+
+_supported: list[CpuidEntry] = []
+"""KVM's answer does not change while a process lives; asking costs as much as making a VM."""
+
+
+def set_guest_cpuid(
+    kvm: kvm_bindings.System, vcpu: kvm_bindings.Vcpu, features: str, *, cpus: int, lapic: bool
+) -> None:
+    """Set a new vCPU's CPUID; `lapic` says whether KVM emulates its local APIC.
+
+    Raises:
+        ConfigError: a name in `features` is not known, or asks for what KVM does not support.
+    """
+    if not _supported:
+        _supported.extend(kvm.supported_cpuid())
+    vcpu.set_cpuid2(_table(features, vcpu.index, cpus, lapic))
+
+
+@lru_cache(maxsize=64)
+def _table(features: str, index: int, cpus: int, lapic: bool) -> list[CpuidEntry]:
+    mask = parse_features(features)
+    return filter_cpuid(_supported, mask, vcpu_index=index, cpus=cpus, lapic=lapic)

@@ -1,0 +1,196 @@
+"""What KVM holds of a machine: the VM, its memory slots, its vCPUs, its interrupt lines.
+
+Built in the order that both vendors' processors take: VM; the pages that VT-x wants; interrupt
+controllers; memory; vCPUs with their CPUID.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import kvm_bindings
+from devices.protocols import IrqLine, no_irq
+from kvm_bindings import constants as c
+from vmm.bus import Bus
+from vmm.coalesced import CoalescedWrites
+from vmm.errors import ConfigError
+from vmm.guest_cpuid import set_guest_cpuid
+from vmm.kvm import backend, open_kvm
+from vmm.layout import MemoryLayout
+from vmm.loader.apply import start_registers
+from vmm.loader.plan import Start
+from vmm.memory import GuestMemory, Region
+from vmm.vcpu import Control, Vcpu
+
+if TYPE_CHECKING:
+    from vmm.cpustate import CpuState
+    from vmm.last_seen import LastSeen
+
+__all__ = ["Hardware"]
+
+# Four pages below 4 GiB, out of the way of RAM and firmware, that KVM uses on VT-x.
+# Spec: KVM API, KVM_SET_TSS_ADDR and KVM_SET_IDENTITY_MAP_ADDR.
+_IDENTITY_MAP = 0xFEFF_C000
+_TSS = 0xFEFF_D000
+
+
+class Hardware:
+    """One VM with its memory and vCPUs.
+
+    Args:
+        kvm: the device node.
+        layout: where RAM lies.
+        cpus: how many vCPUs.
+        irqchip: let KVM emulate the interrupt controllers and the PIT.
+        features: CPU features to hide from the guest.
+        huge_pages: back RAM with 2 MiB pages.
+        pio, mmio: the buses that the vCPUs use.
+        lock: held while a device is called.
+        control: asked when a vCPU is interrupted.
+
+    Raises:
+        ConfigError: such a machine cannot be.
+        KvmUnavailable: KVM cannot be used.
+    """
+
+    def __init__(
+        self,
+        kvm: str,
+        layout: MemoryLayout,
+        *,
+        cpus: int,
+        irqchip: bool,
+        features: str,
+        huge_pages: bool,
+        pio: Bus,
+        mmio: Bus,
+        lock: threading.RLock,
+        control: Control,
+    ) -> None:
+        self.irqchip = irqchip
+        self.vcpus: list[Vcpu] = []
+        self._pio, self._mmio, self._lock, self._control = pio, mmio, lock, control
+        self._levels: dict[int, bool] = {}
+        self._slots: list[Region] = []
+        self._coalesced: CoalescedWrites | None = None
+        self._last_seen: dict[int, LastSeen] = {}
+        self._vm: kvm_bindings.VM | None = None
+        self.kvm = open_kvm(kvm)
+        self.memory = GuestMemory(layout, huge_pages=huge_pages)
+        try:
+            self._vm = self.kvm.create_vm()
+            self._build(cpus, features)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def vm(self) -> kvm_bindings.VM:
+        """KVM's file descriptor for the machine."""
+        assert self._vm is not None
+        return self._vm
+
+    def map_new_regions(self) -> None:
+        """Give KVM the regions of memory that it does not have yet."""
+        for region in self.memory:
+            if not any(slot is region for slot in self._slots):
+                flags = c.KVM_MEM_READONLY if region.readonly else 0
+                number = len(self._slots)
+                self.vm.set_user_memory_region(number, region.gpa, region.size, region.hva, flags)
+                self._slots.append(region)
+
+    def start(self, start: Start) -> None:
+        """Set the first vCPU to start.
+
+        Raises:
+            BootError: the mode cannot start there.
+        """
+        vcpu = self.vcpus[0]
+        vcpu.settle()
+        regs = vcpu.kvm.get_regs()
+        sregs = start_registers(start, self.memory, regs, self._initial_sregs)
+        vcpu.kvm.set_sregs(sregs)
+        vcpu.kvm.set_regs(regs)
+        if self.irqchip:
+            vcpu.kvm.set_mp_state(c.KVM_MP_STATE_RUNNABLE)  # it may have halted before
+        if vcpu.index in self._last_seen:
+            self._last_seen[vcpu.index].start(regs, sregs)
+        vcpu.regs.forget()
+        vcpu.sregs.forget()
+
+    def irq(self, gsi: int) -> IrqLine:
+        """The interrupt line `gsi`; not connected where there is no interrupt controller."""
+        if not self.irqchip:
+            return no_irq
+        vm, levels = self.vm, self._levels
+
+        def drive(level: bool) -> None:
+            # KVM is told of changes only: an ioctl costs as much as an exit.
+            if levels.get(gsi, False) is not level:
+                levels[gsi] = level
+                vm.irq_line(gsi, level)
+
+        return drive
+
+    def coalesce(self, start: int, size: int, *, pio: bool) -> None:
+        """Let KVM collect writes to a zone, where it can; otherwise each exits on its own."""
+        page = self.kvm.coalesced_mmio_page
+        if not page or (pio and not self.kvm.check_extension(c.KVM_CAP_COALESCED_PIO)):
+            return
+        if self._coalesced is None:
+            ring = self.vcpus[0].kvm.coalesced_ring(page)
+            self._coalesced = CoalescedWrites(ring, self._pio, self._mmio, self._lock)
+            for vcpu in self.vcpus:
+                vcpu.call_before(self._coalesced.drain)
+        self.vm.register_coalesced_mmio(start, size, pio=pio)
+
+    def last_seen(self, index: int) -> CpuState | None:
+        """A vCPU's registers before its last exit, where the last ones are lost at a death."""
+        kept = self._last_seen.get(index)
+        return None if kept is None else kept.state
+
+    def close(self) -> None:
+        """Give everything back, vCPUs first and memory last."""
+        for kept in self._last_seen.values():
+            kept.close()
+        for vcpu in self.vcpus:
+            vcpu.close()
+        if self._vm is not None:
+            self._vm.close()
+        self.memory.close()
+        self.kvm.close()
+
+    def _build(self, cpus: int, features: str) -> None:
+        kvm, vm = self.kvm, self.vm
+        if cpus > 1:
+            most = kvm.check_extension(c.KVM_CAP_MAX_VCPUS) or 4
+            if cpus > most:
+                raise ConfigError(f"{cpus} vCPUs: KVM here takes {most} at most")
+        if kvm.check_extension(c.KVM_CAP_SET_TSS_ADDR):
+            vm.set_tss_addr(_TSS)
+        if kvm.check_extension(c.KVM_CAP_SET_IDENTITY_MAP_ADDR):
+            vm.set_identity_map_addr(_IDENTITY_MAP)
+        if self.irqchip:
+            vm.create_irqchip()
+            # With the dummy speaker port, 0x61 reads the PIT's channel 2, in the kernel.
+            vm.create_pit2(c.KVM_PIT_SPEAKER_DUMMY)
+        self.map_new_regions()
+        loses_registers = backend() == "kvm_amd" and kvm.check_extension(c.KVM_CAP_SYNC_REGS)
+        for index in range(cpus):
+            vcpu = Vcpu(
+                vm.create_vcpu(index),
+                pio=self._pio,
+                mmio=self._mmio,
+                lock=self._lock,
+                control=self._control,
+                irqchip=self.irqchip,
+            )
+            self.vcpus.append(vcpu)
+            if loses_registers:
+                from vmm.last_seen import LastSeen
+
+                kept = self._last_seen[index] = LastSeen(vcpu.kvm)
+                vcpu.call_before(kept.note)
+            set_guest_cpuid(kvm, vcpu.kvm, features, cpus=cpus, lapic=self.irqchip)
+        self._initial_sregs = self.vcpus[0].kvm.get_sregs()

@@ -1,0 +1,1 @@
+"""The host's ends of devices: terminals, files, sockets."""

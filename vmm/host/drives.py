@@ -1,0 +1,55 @@
+"""Which disk has which BIOS drive number, and how it may be written to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from vmm.errors import ConfigError
+from vmm.host.disk import DiskAccess, DiskImage
+
+__all__ = ["open_drives", "parse_disk"]
+
+_ACCESS: dict[str, DiskAccess] = {"ro": "read-only", "cow": "private", "rw": "writable"}
+_FIRST_HARD_DISK = 0x80
+_MOST_HARD_DISKS = 8
+
+
+def parse_disk(text: str) -> tuple[str, DiskAccess]:
+    """Read `FILE`, `FILE:ro`, `FILE:cow` or `FILE:rw` (which is what FILE alone means)."""
+    path, colon, suffix = text.rpartition(":")
+    if colon and path and suffix in _ACCESS:
+        return path, _ACCESS[suffix]
+    return text, "writable"
+
+
+def open_drives(boot: Path | None, number: int, others: Sequence[str]) -> dict[int, DiskImage]:
+    """Open the boot image as drive `number`, and the others as the hard disks after it.
+
+    The boot image is written to where its file allows it; where it does not, what the guest
+    writes is kept for the run and then forgotten.
+
+    Raises:
+        ConfigError: a file cannot be opened, or there are more than eight hard disks.
+    """
+    drives: dict[int, DiskImage] = {}
+    try:
+        if boot is not None:
+            access: DiskAccess = "writable" if os.access(boot, os.W_OK) else "private"
+            drives[number] = DiskImage(boot, access=access)
+        free = [
+            n
+            for n in range(_FIRST_HARD_DISK, _FIRST_HARD_DISK + _MOST_HARD_DISKS)
+            if n not in drives
+        ]
+        if len(others) > len(free):
+            raise ConfigError(f"{len(others)} disks: the BIOS has numbers for {len(free)} more")
+        for text, drive in zip(others, free, strict=False):
+            path, chosen = parse_disk(text)
+            drives[drive] = DiskImage(path, access=chosen)
+    except BaseException:
+        for disk in drives.values():
+            disk.close()
+        raise
+    return drives

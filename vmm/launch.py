@@ -1,0 +1,180 @@
+"""From an image to a machine that is ready to run: what `vmm run` does, as a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmm.board import add_pc
+from vmm.errors import BootError, ConfigError
+from vmm.host.console import Console
+from vmm.host.drives import open_drives
+from vmm.host.routing import InputRoute
+from vmm.layout import MemoryLayout, parse_size
+from vmm.loader import load
+from vmm.loader.detect import detect
+from vmm.loader.files import read_file, read_module
+from vmm.loader.plan import BootOptions, BootPlan
+from vmm.machine import Machine
+
+__all__ = ["PAYLOAD_PREFIX", "boot"]
+
+PAYLOAD_PREFIX = "payload:"
+_DEFAULT_MEMORY = "64M"
+_FLOPPY_SIZES = frozenset(k << 10 for k in (160, 180, 320, 360, 720, 1200, 1440, 2880))
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image and what its origin says of how to boot it."""
+
+    name: str
+    data: bytes | memoryview
+    format: str
+    path: Path | None = None
+    """The file that is also the boot drive."""
+    load_addr: int | None = None
+    cpl: int = 0
+    cpus: int = 1
+    irqchip: bool | None = None
+    testdev: bool = False
+
+
+def boot(
+    image: str | Path,
+    *,
+    format: str = "auto",
+    memory: str | int | None = None,
+    cpus: int | None = None,
+    cpu: str = "",
+    irqchip: bool | None = None,
+    append: str = "",
+    modules: Sequence[str] = (),
+    load_addr: int | None = None,
+    entry: int | None = None,
+    cpl: int | None = None,
+    boot_drive: int | None = None,
+    disks: Sequence[str] = (),
+    strict: bool = False,
+    huge_pages: bool = False,
+    testdev: bool = False,
+    input: InputRoute = "auto",
+    console: Callable[[bytes], None] | None = None,
+    terminal: bool = False,
+    kvm: str = "/dev/kvm",
+) -> Machine:
+    """Make a machine with a PC's devices around an image, ready to run.
+
+    Args:
+        image: a file, or "payload:NAME" for a built-in guest.
+        format: what it is; "auto" finds out.
+        memory: RAM; 64 MiB unless given.
+        cpus: vCPUs.
+        cpu: features to hide: "-cx16,-xsave".
+        irqchip: interrupt controllers in KVM; None: yes, except for flat images.
+        append: the kernel's command line.
+        modules: Multiboot modules, each "FILE" or "FILE ARGUMENTS".
+        load_addr, entry, cpl: for flat images: where to put it, where to enter, at what level.
+        boot_drive: the number of a boot sector's drive; None: by the image's size.
+        disks: more disks for the BIOS services: "FILE", "FILE:ro" or "FILE:cow".
+        strict: an access that no device claims ends the run.
+        huge_pages: back RAM with 2 MiB pages.
+        testdev: add QEMU's pc-testdev.
+        input: where `machine.console.send` goes.
+        console: called with the guest's output as it comes; it is kept in `machine.console` too.
+        terminal: the console understands cursor movement and colours.
+        kvm: the device node.
+
+    Raises:
+        BootError: the image cannot be booted.
+        ConfigError: the machine cannot be made.
+        KvmUnavailable: KVM cannot be used here.
+    """
+    found = _open_image(str(image), format)
+    size = parse_size(_DEFAULT_MEMORY if memory is None else memory, what="memory")
+    layout = MemoryLayout.for_size(size)
+    options = BootOptions(
+        layout=layout,
+        name=found.name,
+        append=append,
+        modules=tuple(read_module(text) for text in modules),
+        load_addr=found.load_addr if load_addr is None else load_addr,
+        entry=entry,
+        cpl=found.cpl if cpl is None else cpl,
+        boot_drive=_boot_drive(found) if boot_drive is None else boot_drive,
+    )
+    plan = load(found.data, options, found.format)
+    if disks and not plan.bios:
+        raise ConfigError(
+            f"--disk: only a boot sector's BIOS services have disks; {found.name} is booted as "
+            f"{plan.format}"
+        )
+    machine = Machine(
+        size,
+        found.cpus if cpus is None else cpus,
+        _wants_irqchip(plan, found) if irqchip is None else irqchip,
+        cpu=cpu,
+        strict=strict,
+        huge_pages=huge_pages,
+        kvm=kvm,
+    )
+    try:
+        machine.plan = plan
+        machine.console = Console(console, lock=machine.lock)
+        com1 = add_pc(
+            machine, machine.console, input=input, bios=plan.bios, testdev=testdev or found.testdev
+        )
+        if plan.bios:
+            from vmm.python_bios import add_bios
+
+            drives = open_drives(found.path, options.boot_drive, disks)
+            machine.bios = add_bios(
+                machine, machine.console, disks=drives, com1=com1, terminal=terminal
+            )
+        machine.boot(plan)
+    except BaseException:
+        machine.close()
+        raise
+    return machine
+
+
+def _open_image(image: str, format: str) -> _Image:
+    if not image:
+        raise BootError("the name of the image is empty; give a file, or payload:NAME")
+    if not image.startswith(PAYLOAD_PREFIX):
+        data = read_file(image)
+        name = Path(image).name
+        chosen = detect(data, name) if format == "auto" else format
+        return _Image(name, data, chosen, Path(image))
+    from firmware.payloads import PAYLOADS
+
+    name = image.removeprefix(PAYLOAD_PREFIX)
+    found = PAYLOADS.get(name)
+    if found is None:
+        from difflib import get_close_matches  # half a millisecond that a good name need not pay
+
+        near = get_close_matches(name, PAYLOADS, 1)
+        hint = f"did you mean {PAYLOAD_PREFIX}{near[0]}?" if near else "'vmm payloads' lists them"
+        raise BootError(f"{image}: no such built-in guest; {hint}")
+    return _Image(
+        name,
+        found.image(),
+        found.format if format == "auto" else format,
+        load_addr=None if found.format == "bootsector" else found.load_addr,
+        cpl=found.cpl,
+        cpus=found.cpus,
+        irqchip=found.irqchip,
+        testdev="testdev-mmio" in found.devices,
+    )
+
+
+def _boot_drive(found: _Image) -> int:
+    """A boot sector of a floppy's size is on a floppy; everything else is on a hard disk."""
+    return 0x00 if len(found.data) in _FLOPPY_SIZES else 0x80
+
+
+def _wants_irqchip(plan: BootPlan, found: _Image) -> bool:
+    if found.irqchip is not None:
+        return found.irqchip
+    return not plan.format.startswith("flat")

@@ -1,0 +1,62 @@
+"""Which format an image has, told from its bytes.
+
+In this order, first match wins:
+
+1. An ELF: multiboot 2 or multiboot if it has such a header (2 where it has both), else by class.
+2. A Linux kernel, told from its setup header. It also ends its first sector in 55 AA.
+3. A first sector that ends in 55 AA. It comes before the next one because a disk made by GRUB
+   has a multiboot header in its second sector.
+4. A multiboot 2 or multiboot header in a file that is not an ELF.
+5. A ROM with a jump at the reset vector.
+
+Flat binaries have nothing to be told by; the user names their format.
+"""
+
+from __future__ import annotations
+
+from vmm.errors import BootError
+from vmm.loader import bootsector, firmware_rom
+from vmm.loader.plan import BZIMAGE
+
+__all__ = ["detect"]
+
+_ELF_MAGIC = b"\x7fELF"
+_SETUP_MAGIC = b"HdrS"
+_SETUP_MAGIC_OFFSET = 0x202
+
+
+def detect(image: bytes | memoryview, name: str = "image") -> str:
+    """Return the name of the image's format; `name` is what messages call the image.
+
+    Raises:
+        BootError: it is none that can be told from its bytes.
+
+    Spec: Linux, The Linux/x86 Boot Protocol (The Real-Mode Kernel Header) for `bzimage`.
+    """
+    view = memoryview(image)
+    if view[:4] == _ELF_MAGIC:
+        return _multiboot(view) or ("elf32" if view[4:5].tobytes() == b"\x01" else "elf64")
+    if bootsector.has_signature(view):
+        magic = view[_SETUP_MAGIC_OFFSET : _SETUP_MAGIC_OFFSET + len(_SETUP_MAGIC)]
+        return BZIMAGE if magic == _SETUP_MAGIC else "bootsector"
+    if (found := _multiboot(view)) is not None:
+        return found
+    if firmware_rom.looks_like_rom(view):
+        return "firmware"
+    if len(view) and len(view) % bootsector.SECTOR_SIZE == 0:
+        # It has the size of a disk, so a boot sector is what it was most likely meant to be.
+        bootsector.check_signature(view, name)
+    raise BootError(
+        f"{name}: format not recognised in {len(view)} bytes (no ELF, multiboot, boot sector or "
+        "firmware); name it with --format flat16, flat32 or flat64"
+    )
+
+
+def _multiboot(image: memoryview) -> str | None:
+    from vmm.loader import multiboot, multiboot2_header
+
+    if multiboot2_header.find_header(image) is not None:
+        return "multiboot2"
+    if multiboot.find_header(image) is not None:
+        return "multiboot"
+    return None

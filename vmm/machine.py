@@ -1,0 +1,433 @@
+"""A machine: guest memory, buses, vCPUs and devices, wired together.
+
+A machine starts bare: memory, vCPUs, and a debug-exit port that gives way to anything mapped
+over it. `vmm.board` adds what a PC has; `vmm.launch` makes a machine around an image.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+import kvm_bindings
+from devices.debug_exit import DebugExit
+from devices.protocols import Device, IrqLine
+from vmm.autopsy import autopsy
+from vmm.bus import Bus, FunctionPort, Mapping
+from vmm.counts import ExitCounts
+from vmm.endings import Ending
+from vmm.errors import ConfigError, LifecycleError, MappingOverlap
+from vmm.exits import Exit
+from vmm.hardware import Hardware
+from vmm.host.console import Console
+from vmm.host.events import HostEvents
+from vmm.layout import MemoryLayout, parse_size
+from vmm.lifecycle import Phase
+from vmm.loader.apply import place_image
+from vmm.loader.plan import BootPlan, Mode, Start
+from vmm.memory import GuestMemory
+from vmm.registers import RegisterView
+from vmm.result import RunResult
+from vmm.run import RunControl
+from vmm.vcpu import Vcpu
+
+if TYPE_CHECKING:
+    from vmm.bios.dispatch import Bios
+    from vmm.cpustate import CpuState
+
+__all__ = ["Machine"]
+
+InFunction = TypeVar("InFunction", bound=Callable[[int], int])
+OutFunction = TypeVar("OutFunction", bound=Callable[[int, int], None])
+
+_PIO_LIMIT = 0x1_0000
+_MMIO_LIMIT = 1 << 52
+
+
+class Machine:
+    """A virtual machine.
+
+    Args:
+        memory: RAM, in bytes or as "2M".
+        cpus: how many vCPUs; more than one needs `irqchip`.
+        irqchip: let KVM emulate PIC, IOAPIC, local APICs and the PIT. Without it the machine has
+            no interrupts, and HLT ends the run.
+        cpu: features of the processor to hide from the guest: "-cx16,-xsave".
+        strict: an access to a port or an address that nobody claims ends the run.
+        huge_pages: back RAM with the host's reserved 2 MiB pages.
+        debug_exit: the port that ends the run when written to; None for no such port.
+        kvm: the device node.
+
+    Raises:
+        ConfigError: such a machine cannot be.
+        KvmUnavailable: KVM cannot be used here; the message says what to do.
+    """
+
+    def __init__(
+        self,
+        memory: str | int = "2M",
+        cpus: int = 1,
+        irqchip: bool = False,
+        *,
+        cpu: str = "",
+        strict: bool = False,
+        huge_pages: bool = False,
+        debug_exit: int | None = 0xF4,
+        kvm: str = "/dev/kvm",
+    ) -> None:
+        layout = MemoryLayout.for_size(parse_size(memory, what="memory"))
+        if cpus < 1:
+            raise ConfigError(f"{cpus} vCPUs: a machine needs at least one")
+        if cpus > 1 and not irqchip:
+            raise ConfigError(
+                f"{cpus} vCPUs need irqchip=True (--irqchip on): the others are started by INIT "
+                "and SIPI, which the local APIC delivers"
+            )
+        self.irqchip = irqchip
+        self.lock = threading.RLock()
+        """Held while a device is called."""
+        self.pio = Bus("port", _PIO_LIMIT, strict=strict)
+        self.mmio = Bus("MMIO", _MMIO_LIMIT, strict=strict)
+        self.devices: dict[str, Device] = {}
+        self.closers: list[Callable[[], None]] = []
+        """Called, last first, when the machine is closed."""
+        self.console = Console(lock=self.lock)
+        """The guest's console, where the machine has a device that writes to one."""
+        self.plan: BootPlan | None = None
+        """What the machine was booted from."""
+        self.bios: Bios | None = None
+        """The Python BIOS, where a boot sector runs on it."""
+        self.last_result: RunResult | None = None
+        """How the last run ended."""
+        self.started: Start | None = None
+        """How the first vCPU was last set to start."""
+        self._control = RunControl()
+        self._closed = False
+        self._hardware = Hardware(
+            kvm,
+            layout,
+            cpus=cpus,
+            irqchip=irqchip,
+            features=cpu,
+            huge_pages=huge_pages,
+            pio=self.pio,
+            mmio=self.mmio,
+            lock=self.lock,
+            control=self._control,
+        )
+        self._control.vcpus = self._hardware.vcpus
+        try:
+            if debug_exit is not None:
+                device = DebugExit(on_exit=self._debug_exit)
+                self.add_device(device, pio=range(debug_exit, debug_exit + 4), default=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- parts ----------------------------------------------------------------------------
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The guest's memory, by guest-physical address."""
+        return self._open().memory
+
+    @property
+    def vm(self) -> kvm_bindings.VM:
+        """KVM's file descriptor for the machine."""
+        return self._open().vm
+
+    @property
+    def vcpus(self) -> tuple[Vcpu, ...]:
+        """The virtual processors; the first one is the one that boots."""
+        return tuple(self._hardware.vcpus)
+
+    @cached_property
+    def events(self) -> HostEvents:
+        """The thread of host events; it starts when something is first asked of it."""
+
+        def failed(error: BaseException) -> None:
+            self._control.fail(error)
+
+        events = HostEvents(failed)
+        self.closers.append(events.close)
+        return events
+
+    @property
+    def regs(self) -> RegisterView:
+        """The first vCPU's general registers. Before a run or between runs."""
+        return self._standing().regs
+
+    @property
+    def sregs(self) -> RegisterView:
+        """The first vCPU's segment and control registers. Before a run or between runs."""
+        return self._standing().sregs
+
+    @property
+    def phase(self) -> Phase:
+        """Where the machine is in its life: created, running, paused, stopped or failed."""
+        return self._control.lifecycle.phase
+
+    # -- devices --------------------------------------------------------------------------
+
+    def add_device(
+        self,
+        device: Device,
+        *,
+        pio: range | None = None,
+        mmio: range | None = None,
+        base: int | None = None,
+        coalesced: bool = False,
+        default: bool = False,
+    ) -> Mapping:
+        """Let a device answer at a range of ports or of guest-physical addresses.
+
+        Args:
+            device: anything with `name`, `read(offset, size)`, `write(offset, size, value)` and
+                `reset()`.
+            pio: its ports; or
+            mmio: its guest-physical addresses.
+            base: the address that is its offset 0; the range's start unless given.
+            coalesced: let KVM collect writes, which the device then sees in order, but only
+                when the guest next exits for another reason. For registers where a write
+                needs no answer.
+            default: give way to a device mapped over it later.
+
+        Raises:
+            ConfigError: neither or both of `pio` and `mmio`; a range outside of the bus.
+            MappingOverlap: another device, or guest memory, is there.
+        """
+        if (pio is None) == (mmio is None):
+            raise ConfigError(f"{device.name}: give either pio=range(...) or mmio=range(...)")
+        if pio is not None:
+            mapping = self.pio.map(pio, device, base=base, default=default)
+        else:
+            assert mmio is not None
+            self._refuse_ram(mmio, device.name)
+            mapping = self.mmio.map(mmio, device, base=base, default=default)
+        if coalesced:
+            self._open().coalesce(mapping.start, mapping.end - mapping.start, pio=pio is not None)
+        self.devices[device.name] = device
+        return mapping
+
+    def on_out(self, port: int, *, coalesced: bool = False) -> Callable[[OutFunction], OutFunction]:
+        """Decorate a function that takes what the guest writes to a port: `f(value, size)`."""
+
+        def decorate(function: OutFunction) -> OutFunction:
+            self._function_port(port).on_out = function
+            self.pio.forget()
+            if coalesced:
+                self._open().coalesce(port, 1, pio=True)
+            return function
+
+        return decorate
+
+    def on_in(self, port: int) -> Callable[[InFunction], InFunction]:
+        """Decorate a function that answers when the guest reads a port: `f(size) -> value`.
+
+        A function without parameters will do as well.
+        """
+
+        def decorate(function: InFunction) -> InFunction:
+            self._function_port(port).on_in = _accept_size(function)
+            self.pio.forget()
+            return function
+
+        return decorate
+
+    def irq(self, gsi: int) -> IrqLine:
+        """The interrupt line `gsi` as something a device can drive; not connected where the
+        machine has no interrupt controller."""
+        return self._open().irq(gsi)
+
+    # -- starting and running -------------------------------------------------------------
+
+    def boot(self, plan: BootPlan) -> None:
+        """Put a loader's plan into memory and set the first vCPU to start it.
+
+        Raises:
+            BootError: the image does not fit.
+        """
+        place_image(plan, self.memory)
+        self._hardware.map_new_regions()
+        self._start(plan.start)
+
+    def start_at(self, entry: int, mode: Mode = "real", *, cpl: int = 0) -> None:
+        """Set the first vCPU to start at linear address `entry`.
+
+        In "protected" and "long" mode the last 32 KiB of RAM below 4 GiB get a GDT and page
+        tables that map the first 4 GiB one to one.
+
+        Raises:
+            BootError: the mode cannot start there.
+        """
+        if mode not in ("real", "protected", "long", "reset"):
+            raise ConfigError(f"mode {mode!r}: choose real, protected, long or reset")
+        self._start(Start(mode, entry, cpl))
+
+    def run(self, timeout: float | None = 60.0, max_exits: int | None = None) -> RunResult:
+        """Run the guest until it ends or a bound is reached; a run can be followed by another.
+
+        Args:
+            timeout: seconds; None for no bound.
+            max_exits: exits, over all vCPUs; None for no bound. A run on several vCPUs may take
+                a few more, one a vCPU at most.
+
+        Raises:
+            DeviceFault: a device model or a function of yours raised.
+            KeyboardInterrupt: Ctrl-C; the machine is paused and can run on.
+        """
+        self._check_bounds(timeout, max_exits)
+        before, began = self._exits(), time.monotonic()
+        ending = self._control.run(timeout, max_exits)
+        return self._result(ending, before, began)
+
+    def exits(self, timeout: float | None = 60.0, max_exits: int | None = None) -> Iterator[Exit]:
+        """Run the guest and iterate over its exits, each after it was handled.
+
+        The guest stands still between two of them, and stops when the iteration is left.
+        `last_result` then says how the run ended.
+        """
+        self._check_bounds(timeout, max_exits)
+        before, began = self._exits(), time.monotonic()
+        self.last_result = None
+        steps = self._control.steps(timeout, max_exits)
+        try:
+            for event in steps:
+                if isinstance(event, Ending):
+                    self._result(event, before, began)
+                else:
+                    yield event
+        finally:
+            steps.close()
+            if self.last_result is None and self._control.ending is not None:
+                self._result(self._control.ending, before, began)
+
+    def count_exits(self) -> ExitCounts:
+        """Count exits from now on, by reason and address."""
+        counts = ExitCounts()
+        self._control.harvest = counts.add
+        return counts
+
+    def stop(self) -> None:
+        """End the run in progress, from any thread; it returns with the reason "stopped"."""
+        self._control.end(Ending("stopped"))
+
+    def last_seen(self, vcpu: int) -> CpuState | None:
+        """A vCPU's state before its last exit, on hosts that lose the state of a guest's death."""
+        return self._hardware.last_seen(vcpu)
+
+    def end(self, ending: Ending) -> None:
+        """End the run in progress for a reason of a device: poweroff, reset, debug_exit."""
+        self._control.end(ending)
+
+    def pause(self) -> None:
+        """Hold a run in progress between two instructions, from another thread."""
+        self._control.pause()
+
+    def resume(self) -> None:
+        """Let a paused run go on."""
+        self._control.resume()
+
+    def close(self) -> None:
+        """Stop the run, if there is one, and give everything back. May be called twice.
+
+        Raises:
+            LifecycleError: called by a device, which would wait for itself.
+        """
+        if self._closed:
+            return
+        self._control.shut()
+        if self.last_result is not None and self.last_result.died:
+            self.last_result.report()  # while there is memory to look at
+        self._closed = True
+        for close in reversed(self.closers):
+            close()
+        self._hardware.close()
+        if self.phase is not Phase.STOPPED:
+            self._control.lifecycle.to(Phase.STOPPED)
+
+    # -- inside ---------------------------------------------------------------------------
+
+    def _open(self) -> Hardware:
+        if self._closed:
+            raise LifecycleError("the machine is closed")
+        return self._hardware
+
+    def _standing(self) -> Vcpu:
+        """The first vCPU, if its registers may be touched from here now."""
+        vcpu = self._open().vcpus[0]
+        if self._control.in_guest(vcpu):
+            raise LifecycleError("registers can be used before a run or between runs; pause first")
+        return vcpu
+
+    def _start(self, start: Start) -> None:
+        self._standing()
+        self._hardware.start(start)
+        self.started = start
+
+    def _function_port(self, port: int) -> FunctionPort:
+        mapping = self.pio.find(port) if 0 <= port < _PIO_LIMIT else None
+        if mapping is not None and isinstance(mapping.device, FunctionPort):
+            return mapping.device
+        device = FunctionPort(f"function at {port:#x}")
+        self.pio.map(range(port, port + 1), device, whole=True)
+        self.devices[device.name] = device
+        return device
+
+    def _refuse_ram(self, mmio: range, name: str) -> None:
+        for region in self.memory:
+            if mmio.start < region.end and region.gpa < mmio.stop:
+                raise MappingOverlap(
+                    f"{name} at MMIO {mmio.start:#x}..{mmio.stop - 1:#x} overlaps {region.what} "
+                    f"at {region.gpa:#x}..{region.end - 1:#x}"
+                )
+
+    def _debug_exit(self, value: int) -> None:
+        self._control.end(Ending("debug_exit", value=value))
+
+    def _check_bounds(self, timeout: float | None, max_exits: int | None) -> None:
+        if self._closed:
+            raise LifecycleError("the machine is closed")
+        if timeout is not None and not timeout > 0:
+            raise ConfigError(f"timeout {timeout}: give seconds above 0, or None for no bound")
+        if max_exits is not None and max_exits < 1:
+            raise ConfigError(f"max_exits {max_exits}: give 1 or more, or None for no bound")
+
+    def _exits(self) -> int:
+        return sum(vcpu.exits for vcpu in self._hardware.vcpus)
+
+    def _result(self, ending: Ending, before: int, began: float) -> RunResult:
+        exits, seconds = self._exits() - before, time.monotonic() - began
+        self.last_result = RunResult(
+            ending.reason,
+            exits,
+            ending.value,
+            seconds,
+            ending.vcpu,
+            ending.detail,
+            autopsy(self, ending, exits, seconds),
+        )
+        return self.last_result
+
+
+def _accept_size(function: Callable[..., int]) -> Callable[[int], int]:
+    """Let an input function leave out the size."""
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_argcount - hasattr(function, "__self__") == 0:
+        return lambda size: function()
+    return function

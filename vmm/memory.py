@@ -1,0 +1,227 @@
+"""Guest memory: what lies at a guest-physical address.
+
+RAM is one memfd, mapped range by range around the holes of the physical address map; read-only
+memory (a firmware image) is mapped beside it. Addresses are checked here, for everybody: no
+other module turns a guest-physical address into a pointer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vmm.errors import ConfigError, GuestMemoryError, MappingOverlap
+from vmm.layout import PAGE_SIZE, MemoryLayout
+
+__all__ = ["GuestMemory", "Region"]
+
+_HUGE_PAGE = 2 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """`size` bytes of host memory that the guest sees from `gpa` on."""
+
+    gpa: int
+    size: int
+    map: mmap.mmap
+    view: memoryview
+    readonly: bool
+    what: str
+
+    @property
+    def end(self) -> int:
+        """The first guest-physical address behind the region."""
+        return self.gpa + self.size
+
+    @property
+    def hva(self) -> int:
+        """The host virtual address of the region's first byte."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+
+
+class GuestMemory:
+    """The memory of one machine, addressed by guest-physical address.
+
+    Args:
+        layout: where the RAM lies.
+        huge_pages: back RAM with 2 MiB pages from the host's reserved pool (hugetlbfs).
+
+    Raises:
+        ConfigError: the host does not give that much memory, or has no huge pages reserved.
+    """
+
+    def __init__(self, layout: MemoryLayout, *, huge_pages: bool = False) -> None:
+        self.layout = layout
+        self.huge_pages = huge_pages
+        self._regions: list[Region] = []
+        self._starts: list[int] = []
+        flags = os.MFD_CLOEXEC
+        if huge_pages:
+            if any(r.size % _HUGE_PAGE for r in layout.ranges):
+                raise ConfigError("huge pages: memory must be a multiple of 2M")
+            flags |= os.MFD_HUGETLB
+        self.fd = os.memfd_create("glassvm-ram", flags)
+        try:
+            os.ftruncate(self.fd, layout.size)
+            offset = 0
+            for ram in layout.ranges:
+                mapping = mmap.mmap(self.fd, ram.size, offset=offset)
+                self._insert(
+                    Region(ram.start, ram.size, mapping, memoryview(mapping), False, "RAM")
+                )
+                offset += ram.size
+        except (OSError, OverflowError, ValueError) as error:
+            self.close()
+            raise ConfigError(_refusal(layout.size, huge_pages, error)) from None
+
+    def __iter__(self) -> Iterator[Region]:
+        return iter(self._regions)
+
+    @property
+    def size(self) -> int:
+        """Bytes of RAM."""
+        return self.layout.size
+
+    def add_rom(self, gpa: int, data: bytes | memoryview, what: str = "rom") -> Region:
+        """Map `data` read-only at `gpa`; it is padded with ones to whole pages.
+
+        Raises:
+            ConfigError: `gpa` is not on a page boundary, or `data` is empty.
+            MappingOverlap: there is memory already.
+        """
+        if gpa % PAGE_SIZE or not len(data):
+            raise ConfigError(f"{what}: read-only memory must be mapped on a 4K boundary")
+        size = -(-len(data) // PAGE_SIZE) * PAGE_SIZE
+        mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        mapping[: len(data)] = bytes(data)
+        mapping[len(data) :] = b"\xff" * (size - len(data))
+        region = Region(gpa, size, mapping, memoryview(mapping), True, what)
+        self._insert(region)
+        return region
+
+    def view(self, gpa: int, size: int) -> memoryview:
+        """Return `size` bytes at `gpa` as they are in memory: no copy, shared with the guest.
+
+        The view must be released (or forgotten) before the machine is closed.
+
+        Raises:
+            GuestMemoryError: the range is not in memory, or not in one piece.
+        """
+        region = self._find(gpa)
+        if region is None or size < 0 or gpa + size > region.end:
+            raise GuestMemoryError(self._outside(gpa, size))
+        start = gpa - region.gpa
+        return region.view[start : start + size]
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """Return a copy of `size` bytes at `gpa`.
+
+        Raises:
+            GuestMemoryError: some of it is not in memory.
+        """
+        region = self._find(gpa)
+        if region is not None and size >= 0 and gpa + size <= region.end:
+            start = gpa - region.gpa
+            return bytes(region.view[start : start + size])
+        return b"".join(bytes(piece) for piece in self._pieces(gpa, size))
+
+    def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
+        """Write `data` at `gpa`; read-only memory is written as well (the guest cannot).
+
+        Raises:
+            GuestMemoryError: some of it is not in memory; nothing was written.
+        """
+        source = memoryview(data).cast("B")
+        done = 0
+        for piece in self._pieces(gpa, len(source)):
+            piece[:] = source[done : done + len(piece)]
+            done += len(piece)
+
+    def fill(self, gpa: int, size: int, byte: int = 0) -> None:
+        """Set `size` bytes at `gpa` to `byte`.
+
+        Raises:
+            GuestMemoryError: some of it is not in memory; nothing was written.
+        """
+        block = bytes([byte]) * min(size, 1 << 20)
+        for piece in self._pieces(gpa, size):
+            for start in range(0, len(piece), len(block)):
+                part = piece[start : start + len(block)]
+                part[:] = block[: len(part)]
+
+    def contains(self, gpa: int, size: int = 1) -> bool:
+        """Say whether all of `size` bytes at `gpa` are in memory."""
+        try:
+            self._pieces(gpa, size)
+        except GuestMemoryError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Unmap everything. Views that somebody still holds stay valid until they let go."""
+        for region in self._regions:
+            region.view.release()
+            # A view of a user's own keeps the mapping until it goes.
+            with contextlib.suppress(BufferError):
+                region.map.close()
+        self._regions.clear()
+        self._starts.clear()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _insert(self, region: Region) -> None:
+        for other in self._regions:
+            if region.gpa < other.end and other.gpa < region.end:
+                raise MappingOverlap(
+                    f"{region.what} at {region.gpa:#x}..{region.end - 1:#x} overlaps "
+                    f"{other.what} at {other.gpa:#x}..{other.end - 1:#x}"
+                )
+        self._regions.append(region)
+        self._regions.sort(key=lambda r: r.gpa)
+        self._starts = [r.gpa for r in self._regions]
+
+    def _find(self, gpa: int) -> Region | None:
+        index = bisect_right(self._starts, gpa) - 1
+        if index < 0:
+            return None
+        region = self._regions[index]
+        return region if gpa < region.end else None
+
+    def _pieces(self, gpa: int, size: int) -> list[memoryview]:
+        """The range as views, one for each region it touches, all of them checked first."""
+        pieces = []
+        position, left = gpa, size
+        while left > 0:
+            region = self._find(position)
+            if region is None:
+                raise GuestMemoryError(self._outside(gpa, size))
+            start = position - region.gpa
+            taken = min(left, region.size - start)
+            pieces.append(region.view[start : start + taken])
+            position += taken
+            left -= taken
+        if size < 0 or gpa < 0:
+            raise GuestMemoryError(self._outside(gpa, size))
+        return pieces
+
+    def _outside(self, gpa: int, size: int) -> str:
+        have = ", ".join(f"{r.gpa:#x}..{r.end - 1:#x}" for r in self._regions) or "nothing"
+        return f"{size} bytes at {gpa:#x} are not in guest memory ({have})"
+
+
+def _refusal(size: int, huge_pages: bool, error: Exception) -> str:
+    mib = size >> 20
+    if huge_pages:
+        pages = -(-size // _HUGE_PAGE)
+        return (
+            f"huge pages: the host has no {pages} free pages of 2M for {mib}M of memory; "
+            f"reserve them with: sysctl vm.nr_hugepages={pages}"
+        )
+    return f"memory of {mib}M: the host refuses it ({error}); use a smaller --memory"

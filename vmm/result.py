@@ -1,0 +1,79 @@
+"""What a run came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vmm.endings import Reason
+from vmm.errors import ExitStatus
+
+if TYPE_CHECKING:
+    from vmm.autopsy import Autopsy
+
+__all__ = ["DEATHS", "RunResult"]
+
+DEATHS: frozenset[str] = frozenset({"shutdown", "internal_error", "fail_entry"})
+"""The reasons that mean that the guest died."""
+
+_STATUS: dict[str, ExitStatus] = {
+    "timeout": ExitStatus.TIMEOUT,
+    "max_exits": ExitStatus.TIMEOUT,
+    "stopped": ExitStatus.INTERRUPTED,
+} | dict.fromkeys(DEATHS, ExitStatus.GUEST_DIED)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended."""
+
+    reason: Reason
+    exits: int
+    """How many times a vCPU came back to us in this run, over all vCPUs."""
+    value: int | None = None
+    """What the guest wrote to the debug-exit port."""
+    seconds: float = 0.0
+    """Wall time of the run."""
+    vcpu: int = 0
+    """The vCPU that ended it."""
+    detail: str = ""
+    """A sentence more where there is one to say."""
+    autopsy: Autopsy | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def status(self) -> int:
+        """What `vmm run` would end with: 0, an even number for what went wrong, or the
+        guest's own `(value << 1 | 1) & 0xff`."""
+        if self.reason == "debug_exit":
+            return ((self.value or 0) << 1 | 1) & 0xFF
+        return int(_STATUS.get(self.reason, ExitStatus.OK))
+
+    @property
+    def died(self) -> bool:
+        """Whether the guest died rather than ended."""
+        return self.reason in DEATHS
+
+    def report(self) -> str:
+        """Say in words how the run ended; for a death or a timeout, all that is known about it."""
+        return self.summary() if self.autopsy is None else self.autopsy.explanation.text()
+
+    def explanation(self) -> dict[str, Any] | None:
+        """What is known about a death, as plain data; None where the guest did not die."""
+        return None if self.autopsy is None else self.autopsy.explanation.to_dict()
+
+    def summary(self) -> str:
+        """One line: the reason, the exits, the detail."""
+        exits = f"{self.exits} exit{'' if self.exits == 1 else 's'}"
+        words = {
+            "halt": "the guest halted",
+            "shutdown": "the guest died of a triple fault",
+            "debug_exit": f"the guest wrote {self.value or 0:#x} to the debug-exit port",
+            "poweroff": "the guest powered off",
+            "reset": "the guest asked for a reset",
+            "timeout": "the run timed out",
+            "max_exits": "the run reached its limit of exits",
+            "stopped": "the run was stopped",
+            "internal_error": "KVM could not go on",
+            "fail_entry": "the processor refused to enter the guest",
+        }[self.reason]
+        return f"{words} after {exits}{': ' + self.detail if self.detail else ''}"

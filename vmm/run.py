@@ -1,0 +1,413 @@
+"""Running vCPUs: on the caller's thread or one thread each, with a deadline, Ctrl-C and a gate.
+
+A machine with one vCPU runs on the thread that called `run`; several vCPUs get a thread each.
+Either way the same three things come in from outside, and all of them by a kick: an ending, a
+pause, and the heartbeat (a timer of the vCPU's own thread, twenty times a second) by which
+deadlines and processors that sleep for good are noticed.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
+from types import FrameType
+
+from kvm_bindings import signals
+from vmm.endings import Ending
+from vmm.errors import DeviceFault, LifecycleError
+from vmm.exits import Exit
+from vmm.lifecycle import Lifecycle, Phase
+from vmm.vcpu import RING_SIZE, Vcpu
+
+__all__ = ["RunControl"]
+
+_Feed = SimpleQueue[tuple[Exit | None, threading.Semaphore | None]]
+
+_HEARTBEAT_NS = 50_000_000
+_FOREVER_S = 1e9
+
+
+class RunControl:
+    """What the vCPUs of one machine have in common while they run."""
+
+    def __init__(self) -> None:
+        self.vcpus: Sequence[Vcpu] = ()
+        self.lifecycle = Lifecycle()
+        self.interrupted_by_user = False
+        self.harvest: Callable[[Vcpu, int], None] | None = None
+        """Called with a vCPU and a count after at most `RING_SIZE` exits: its last `count` exits
+        have not been seen yet."""
+        self._changed = threading.Condition()
+        self._ending: Ending | None = None
+        self._fault: BaseException | None = None
+        self._deadline_ns: int | None = None
+        self._asleep: set[int] = set()
+        self._census: dict[int, bool] = {}
+        self._parked: set[int] = set()
+        self._pause = False
+        self._busy = False
+        self._steps: weakref.ref[Generator[Exit | Ending, None, None]] | None = None
+
+    # -- from any thread ------------------------------------------------------------------
+
+    def end(self, ending: Ending) -> None:
+        """End the run, if nothing has ended it yet. From any thread, also out of a device."""
+        with self._changed:
+            if self._ending is None:
+                self._ending = ending
+            self._changed.notify_all()
+        for vcpu in self.vcpus:
+            vcpu.kick()
+
+    def shut(self) -> None:
+        """End whatever runs and return when nothing does.
+
+        Raises:
+            LifecycleError: called by a device on a vCPU's own thread, which would wait for itself.
+        """
+        if any(vcpu.on_this_thread for vcpu in self.vcpus):
+            raise LifecycleError("a device cannot close the machine that it runs in; end the run")
+        self.end(Ending("stopped"))
+        steps = None if self._steps is None else self._steps()
+        if steps is not None:
+            # An iteration that stands still is left; one that is at work sees the ending.
+            with suppress(ValueError):
+                steps.close()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._busy)
+
+    def fail(self, error: BaseException) -> None:
+        """End the run because something of ours raised; `run` raises it again."""
+        self._fault = error
+        self.end(Ending("stopped", detail=str(error)))
+
+    def pause(self) -> None:
+        """Hold all vCPUs between two instructions and return when they stand still.
+
+        Raises:
+            LifecycleError: called by a device on a vCPU's own thread, which would wait for itself.
+        """
+        if self.lifecycle.phase is not Phase.RUNNING:
+            return
+        if any(vcpu.on_this_thread for vcpu in self.vcpus):
+            raise LifecycleError("a device cannot pause the machine that it runs in; end the run")
+        with self._changed:
+            self._pause = True
+        for vcpu in self.vcpus:
+            vcpu.kick()
+        with self._changed:
+            self._changed.wait_for(self._all_parked)
+            if self._ending is None:
+                self.lifecycle.to(Phase.PAUSED)
+
+    def resume(self) -> None:
+        """Let paused vCPUs go on."""
+        with self._changed:
+            if self._pause:
+                self._pause = False
+                if self._ending is None and self.lifecycle.phase is Phase.PAUSED:
+                    self.lifecycle.to(Phase.RUNNING)
+                self._changed.notify_all()
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the last run ended, or the one in progress is about to."""
+        return self._ending
+
+    def in_guest(self, vcpu: Vcpu) -> bool:
+        """Whether the vCPU may be in the guest: it runs, and is not standing at the gate."""
+        return vcpu.running and vcpu.index not in self._parked
+
+    # -- asked by the vCPUs ---------------------------------------------------------------
+
+    def interrupted(self, vcpu: Vcpu) -> bool:
+        """A vCPU came out of the guest: look why, wait while paused, say whether to leave."""
+        if self._pause:
+            self._park(vcpu)
+        if self._ending is not None:
+            return True
+        if self._deadline_ns is not None and time.monotonic_ns() >= self._deadline_ns:
+            self.end(Ending("timeout", vcpu.index))
+            return True
+        if vcpu.asleep_for_good():
+            self._asleep.add(vcpu.index)
+        else:
+            self._asleep.discard(vcpu.index)
+        if self._census or len(self._asleep) == len(self.vcpus):
+            self._take_census(vcpu)
+        return self._ending is not None
+
+    # -- running --------------------------------------------------------------------------
+
+    def run(self, timeout: float | None, max_exits: int | None) -> Ending:
+        """Run all vCPUs until something ends the run.
+
+        Raises:
+            DeviceFault: a device model raised. The machine is then FAILED.
+            KeyboardInterrupt: Ctrl-C on the main thread. The machine is then PAUSED.
+        """
+        self._begin(timeout)
+        goal = None if max_exits is None else self._total() + max_exits
+        try:
+            with self._ctrl_c():
+                if len(self.vcpus) == 1:
+                    self._run_one(self.vcpus[0], goal)
+                else:
+                    self._run_all(goal)
+        except BaseException as error:
+            self.fail(error)
+        return self._finish()
+
+    def steps(
+        self, timeout: float | None, max_exits: int | None
+    ) -> Generator[Exit | Ending, None, None]:
+        """Run all vCPUs and hand out every exit after it was handled, then the ending."""
+        made = self._make_steps(timeout, max_exits)
+        # Weak: an iteration that nobody holds any more must end.
+        self._steps = weakref.ref(made)
+        return made
+
+    def _make_steps(
+        self, timeout: float | None, max_exits: int | None
+    ) -> Generator[Exit | Ending, None, None]:
+        self._begin(timeout)
+        goal = None if max_exits is None else self._total() + max_exits
+        try:
+            if len(self.vcpus) == 1:
+                while self._ending is None:
+                    with self._ctrl_c():
+                        event = self._step(self.vcpus[0], goal)
+                    if event is not None:
+                        yield event
+            else:
+                yield from self._steps_of_all(goal)
+        finally:
+            # Whoever stops iterating stops the guest.
+            self.end(Ending("stopped"))
+            ending = self._finish()
+        yield ending
+
+    def _steps_of_all(self, goal: int | None) -> Iterator[Exit]:
+        """The exits of several vCPUs, each of which waits until its exit was looked at."""
+        feed: _Feed = SimpleQueue()
+        workers = self._start_workers(lambda vcpu: self._feed(vcpu, goal, feed))
+        running = len(workers)
+        taken: threading.Semaphore | None = None
+        try:
+            while running:
+                with self._ctrl_c():
+                    event, taken = feed.get()
+                if taken is None:
+                    running -= 1
+                    continue
+                if event is not None:
+                    yield event
+                taken.release()
+                taken = None
+        finally:
+            self.end(Ending("stopped"))
+            if taken is not None:
+                taken.release()
+            while running:
+                _, taken = feed.get()
+                if taken is None:
+                    running -= 1
+                else:
+                    taken.release()
+            for worker in workers:
+                worker.join()
+
+    def _begin(self, timeout: float | None) -> None:
+        if any(vcpu.running for vcpu in self.vcpus):
+            raise LifecycleError("the machine is in a run already, which is paused; resume it")
+        self.lifecycle.to(Phase.RUNNING)
+        self._busy = True
+        self._ending = self._fault = None
+        self.interrupted_by_user = False
+        self._pause = False
+        self._asleep.clear()
+        self._census.clear()
+        self._deadline_ns = None
+        if timeout is not None:
+            self._deadline_ns = time.monotonic_ns() + int(min(timeout, _FOREVER_S) * 1e9)
+
+    def _finish(self) -> Ending:
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()
+        if self._fault is not None:
+            if self.lifecycle.phase is Phase.PAUSED:
+                self.lifecycle.to(Phase.RUNNING)
+            self.lifecycle.to(Phase.FAILED)
+            raise self._fault
+        if self.lifecycle.phase is Phase.RUNNING:
+            self.lifecycle.to(Phase.PAUSED)
+        if self.interrupted_by_user:
+            raise KeyboardInterrupt
+        assert self._ending is not None
+        return self._ending
+
+    def _run_one(self, vcpu: Vcpu, goal: int | None) -> None:
+        """Run one vCPU on the calling thread until the run has ended."""
+        with signals.Heartbeat() as heartbeat:
+            heartbeat.start(self._first_beat_ns(), _HEARTBEAT_NS)
+            while self._ending is None:
+                if not self._execute(vcpu, goal, freely=True):
+                    return
+
+    def _step(self, vcpu: Vcpu, goal: int | None) -> Exit | None:
+        """Run one vCPU for one exit."""
+        before = vcpu.exits
+        with signals.Heartbeat() as heartbeat:
+            heartbeat.start(self._first_beat_ns(), _HEARTBEAT_NS)
+            self._execute(vcpu, goal, freely=False)
+        return vcpu.last_exits(1)[-1] if vcpu.exits != before else None
+
+    def _feed(self, vcpu: Vcpu, goal: int | None, feed: _Feed) -> None:
+        """Run one vCPU exit by exit, waiting for each to be taken."""
+        taken = threading.Semaphore(0)
+        try:
+            while self._ending is None:
+                event = self._step(vcpu, goal)
+                if event is not None:
+                    feed.put((event, taken))
+                    taken.acquire()
+        finally:
+            feed.put((None, None))
+
+    def _execute(self, vcpu: Vcpu, goal: int | None, *, freely: bool) -> bool:
+        """Let a vCPU run as far as the bound allows (or for one exit); False ends the run."""
+        limit = None if freely else vcpu.exits + 1
+        if goal is not None:
+            left = goal - self._total()
+            if left <= 0:
+                self.end(Ending("max_exits", vcpu.index))
+                return False
+            # Several vCPUs count exit by exit: one that sleeps must not sit on a share.
+            limit = vcpu.exits + (left if freely and len(self.vcpus) == 1 else 1)
+        before = vcpu.exits
+        if self.harvest is not None:
+            limit = min(before + RING_SIZE, limit or before + RING_SIZE)
+        try:
+            ending = vcpu.execute(limit)
+        except DeviceFault as fault:
+            self.fail(fault)
+            return False
+        if self.harvest is not None:
+            self.harvest(vcpu, vcpu.exits - before)
+        if ending is not None:
+            self.end(ending)
+        return ending is None
+
+    def _run_all(self, goal: int | None) -> None:
+        for worker in self._start_workers(lambda vcpu: self._run_one(vcpu, goal)):
+            worker.join()
+
+    def _start_workers(self, work: Callable[[Vcpu], None]) -> list[threading.Thread]:
+        """Start a thread for each vCPU; what one raises ends the run for all."""
+
+        def guarded(vcpu: Vcpu) -> None:
+            try:
+                work(vcpu)
+            except BaseException as error:
+                self.fail(error)
+
+        workers = [
+            threading.Thread(target=guarded, args=(vcpu,), name=f"vcpu{vcpu.index}")
+            for vcpu in self.vcpus
+        ]
+        for worker in workers:
+            worker.start()
+        return workers
+
+    def _total(self) -> int:
+        return sum(vcpu.exits for vcpu in self.vcpus)
+
+    def _first_beat_ns(self) -> int:
+        if self._deadline_ns is None:
+            return _HEARTBEAT_NS
+        return max(min(self._deadline_ns - time.monotonic_ns(), _HEARTBEAT_NS), 1)
+
+    # -- pausing --------------------------------------------------------------------------
+
+    def _park(self, vcpu: Vcpu) -> None:
+        began = time.monotonic_ns()
+        with self._changed:
+            self._parked.add(vcpu.index)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._pause or self._ending is not None)
+            self._parked.discard(vcpu.index)
+            # The deadline is of guest time: what was spent at the gate does not count. Of the
+            # vCPUs that waited, the last to go on has waited longest.
+            if self._deadline_ns is not None and not self._parked:
+                self._deadline_ns += time.monotonic_ns() - began
+        # Somebody may have looked at registers meanwhile, or changed them.
+        vcpu.regs.flush()
+        vcpu.sregs.flush()
+
+    def _take_census(self, vcpu: Vcpu) -> None:
+        """Find out whether all vCPUs sleep for good, while none of them can wake another.
+
+        Each comes here, says whether it sleeps, and waits for the rest. The last one counts.
+        """
+        others = [other for other in self.vcpus if other is not vcpu]
+        with self._changed:
+            census, first = self._census, not self._census
+            census[vcpu.index] = vcpu.asleep_for_good()
+        if first:
+            for other in others:
+                other.kick()
+        with self._changed:
+            if len(census) == len(self.vcpus):
+                self._census = {}
+                if all(census.values()) and self._ending is None:
+                    self._ending = Ending("halt", vcpu.index, detail="with interrupts disabled")
+                self._changed.notify_all()
+            else:
+                self._changed.wait_for(
+                    lambda: self._census is not census or self._pause or self._ending is not None
+                )
+                if self._census is census:
+                    self._census = {}  # somebody wants a pause or the end: count another time
+                    self._changed.notify_all()
+            ended = self._ending is not None
+        if ended:
+            for other in others:
+                other.kick()
+
+    def _all_parked(self) -> bool:
+        # One that is outside of its loop was kicked: it will not run the guest before it has been
+        # at the gate.
+        return self._ending is not None or all(
+            vcpu.index in self._parked or not vcpu.running for vcpu in self.vcpus
+        )
+
+    # -- Ctrl-C ---------------------------------------------------------------------------
+
+    @contextmanager
+    def _ctrl_c(self) -> Iterator[None]:
+        """Turn Ctrl-C into an ending, so that it never strikes between an exit and its handling.
+
+        Only on the main thread, and only where the program has no handler of its own.
+        """
+        if (
+            threading.current_thread() is not threading.main_thread()
+            or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        ):
+            yield
+            return
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            self.interrupted_by_user = True
+            self.end(Ending("stopped"))
+
+        signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,321 @@
+"""A vCPU and its run loop.
+
+The loop is the hot path of the whole project: between two entries of the guest it unpacks the
+exit, finds the device in a dict, calls it and remembers the exit. Integers only; whoever wants
+to look at exits as objects asks for them afterwards (`Vcpu.last_exits`).
+
+Nobody stops a vCPU from outside but through `Vcpu.kick`: it sets `immediate_exit` and signals the
+thread, so that KVM_RUN comes back with EINTR, and there, between two instructions, the loop asks
+the machine what is wanted. Because KVM finishes a pending I/O instruction before it looks at
+`immediate_exit`, a vCPU that came back that way is always in a consistent state.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+import kvm_bindings
+from kvm_bindings import constants as c
+from kvm_bindings import signals
+from vmm.bus import Bus, UnclaimedAccess
+from vmm.endings import Ending, ending_of, run_failed
+from vmm.errors import DeviceFault
+from vmm.exits import STATE_INCONSISTENT, Exit
+from vmm.registers import RegisterView
+
+__all__ = ["RING_SIZE", "Control", "Vcpu"]
+
+# struct kvm_run (Spec: KVM API, "The kvm_run structure").
+_IMMEDIATE_EXIT = 1
+_IF_FLAG = 13
+_UNION = 32
+_IO_WORD = _UNION // 8  # io: direction (8 bits), size (8), port (16), count (32) as one number
+_DATA_OFFSET = _IO_WORD + 1
+_WORDS_END = 8 * (_DATA_OFFSET + 1)
+_MMIO = struct.Struct("<Q8sIB")  # phys_addr, data, len, is_write
+_ELEMENT = {1: struct.Struct("<B"), 2: struct.Struct("<H"), 4: struct.Struct("<I")}
+
+_ONES = tuple((1 << 8 * size) - 1 for size in range(9))
+
+RING_SIZE = 64
+"""How many exits a vCPU remembers for the report at a guest's death."""
+
+_Record = tuple[int, ...]
+"""(KVM_EXIT_IO, word, value), (KVM_EXIT_MMIO, address, value, size, write), or the reason alone."""
+
+
+class Control(Protocol):
+    """What a vCPU asks its machine."""
+
+    def interrupted(self, vcpu: Vcpu) -> bool:
+        """KVM_RUN was interrupted; say whether to leave the loop. May wait while paused."""
+        ...
+
+
+class Vcpu:
+    """One virtual CPU of a machine.
+
+    Args:
+        kvm: the vCPU's file descriptor.
+        pio: the bus of its I/O ports.
+        mmio: the bus of its physical addresses without memory.
+        lock: held while a device is called.
+        control: asked when the vCPU was interrupted.
+        irqchip: whether KVM emulates the interrupt controllers, and so HLT.
+    """
+
+    def __init__(
+        self,
+        kvm: kvm_bindings.Vcpu,
+        *,
+        pio: Bus,
+        mmio: Bus,
+        lock: threading.RLock,
+        control: Control,
+        irqchip: bool,
+    ) -> None:
+        self.kvm = kvm
+        self.index = kvm.index
+        self.exits = 0
+        """Exits handled since the machine was made."""
+        self.before: Callable[[], None] | None = None
+        """Called after each exit, before it is handled (see `call_before`)."""
+        self.regs = RegisterView(self._fetch_regs, kvm.set_regs)
+        self.sregs = RegisterView(self._fetch_sregs, kvm.set_sregs)
+        self._pio = pio
+        self._mmio = mmio
+        self._lock = lock
+        self._control = control
+        self._irqchip = irqchip
+        self._run = kvm.runner()
+        self._page = kvm.page
+        self._words = kvm.page[:_WORDS_END].cast("Q")
+        self._ring: list[_Record | None] = [None] * RING_SIZE
+        self._thread: int | None = None
+        self._kicking = threading.RLock()
+        self._unsettled = False
+
+    def call_before(self, function: Callable[[], None]) -> None:
+        """Have `function` called after each exit, before it is handled."""
+        others = self.before
+        if others is None:
+            self.before = function
+            return
+
+        def both() -> None:
+            others()
+            function()
+
+        self.before = both
+
+    # -- stopping -------------------------------------------------------------------------
+
+    def kick(self) -> None:
+        """Bring the vCPU out of the guest, or keep it from entering it. From any thread."""
+        try:
+            self._page[_IMMEDIATE_EXIT] = 1
+        except ValueError:  # closed: there is no guest to come out of
+            return
+        # A thread that has ended must not be signalled: while the lock is held it is in `execute`.
+        # Reentrant, because Ctrl-C may strike while the same thread holds it.
+        with self._kicking:
+            thread = self._thread
+            if thread is not None and thread != threading.get_ident():
+                signals.kick(thread)
+
+    def asleep_for_good(self) -> bool:
+        """Say whether no interrupt can wake this vCPU: it halts with interrupts disabled, or was
+        never started. Called on its own thread, after KVM_RUN was interrupted."""
+        if not self._irqchip:
+            return False
+        state = self.kvm.get_mp_state()
+        if state == c.KVM_MP_STATE_HALTED:
+            return not self._page[_IF_FLAG]
+        return state == c.KVM_MP_STATE_UNINITIALIZED
+
+    @property
+    def running(self) -> bool:
+        """Whether a thread is in `execute`."""
+        return self._thread is not None
+
+    @property
+    def on_this_thread(self) -> bool:
+        """Whether the calling thread is the one in `execute`."""
+        return self._thread == threading.get_ident()
+
+    # -- running --------------------------------------------------------------------------
+
+    def execute(self, limit: int | None = None) -> Ending | None:
+        """Run the guest on the calling thread until it ends, is interrupted, or `limit` exits
+        (counted by `self.exits`) have been handled.
+
+        Returns:
+            The ending, or None where the machine asked for the stop or the limit was reached.
+
+        Raises:
+            DeviceFault: a device model raised; the exit is not finished.
+        """
+        self.regs.flush()
+        self.sregs.flush()
+        self._thread = threading.get_ident()
+        try:
+            return self._loop(-1 if limit is None else limit)
+        finally:
+            with self._kicking:
+                self._thread = None
+
+    def settle(self) -> None:
+        """Finish a pending I/O instruction, so that the registers show it.
+
+        Spec: KVM API, KVM_RUN: "the kernel side will first finish incomplete operations".
+        """
+        while self._unsettled:
+            self._unsettled = False
+            self._page[_IMMEDIATE_EXIT] = 1
+            try:
+                self._loop(self.exits + 1, settling=True)
+            finally:
+                self._page[_IMMEDIATE_EXIT] = 0
+
+    def _loop(self, limit: int, *, settling: bool = False) -> Ending | None:
+        run, page, words, ring, lock = self._run, self._page, self._words, self._ring, self._lock
+        calls, before, io_reason, mask = self._pio.calls, self.before, c.KVM_EXIT_IO, RING_SIZE - 1
+        exits = self.exits
+        reason = 0
+        try:
+            while exits != limit:
+                reason = run()
+                if before is not None:
+                    before()
+                if reason == io_reason:
+                    word = words[_IO_WORD]
+                    found = calls.get(word)
+                    if found is None:
+                        value = self._port_io(word)
+                    else:
+                        write, size, call, at = found
+                        offset = words[_DATA_OFFSET]
+                        if write:
+                            if size == 1:
+                                value = page[offset]
+                            else:
+                                value = _ELEMENT[size].unpack_from(page, offset)[0]
+                            with lock:
+                                if at is None:
+                                    call(value, size)
+                                else:
+                                    call(at, size, value)
+                        else:
+                            with lock:
+                                value = (call(size) if at is None else call(at, size)) & _ONES[size]
+                            if size == 1:
+                                page[offset] = value
+                            else:
+                                _ELEMENT[size].pack_into(page, offset, value)
+                    exits += 1
+                    ring[exits & mask] = (reason, word, value)
+                elif reason == c.KVM_EXIT_MMIO:
+                    event = self._memory_io()
+                    exits += 1
+                    ring[exits & mask] = event
+                elif reason >= 0:
+                    ending = ending_of(reason, page, self.index)
+                    exits += 1
+                    ring[exits & mask] = (reason,)
+                    if ending is not None:
+                        return ending
+                elif reason == -errno.EINTR:
+                    page[_IMMEDIATE_EXIT] = 0
+                    reason = 0  # the registers are settled
+                    self.exits = exits
+                    if settling or self._control.interrupted(self):
+                        return None
+                    before = self.before
+                elif reason != -errno.EAGAIN:  # EAGAIN: a vCPU that waited for SIPI was woken
+                    return run_failed(-reason, self.index)
+        except UnclaimedAccess as error:
+            return Ending("internal_error", self.index, detail=str(error), exit_reason=reason)
+        except DeviceFault:
+            raise
+        except Exception as error:
+            raise self._fault(reason, error) from error
+        finally:
+            self.exits = exits
+            self._unsettled = reason in STATE_INCONSISTENT
+        return None
+
+    def _port_io(self, word: int) -> int:
+        """Carry out port I/O that the loop has not seen before, or that is a string.
+
+        What can be repeated without a look at the bus is put into `Bus.calls` for the loop.
+        """
+        write, size, port, count = word & 0xFF, word >> 8 & 0xFF, word >> 16 & 0xFFFF, word >> 32
+        offset, pio = self._words[_DATA_OFFSET], self._pio
+        data = self._page[offset : offset + size * count]
+        with self._lock:
+            if write:
+                pio.write_string(port, size, data)
+            else:
+                pio.read_string(port, size, data)
+            value = int.from_bytes(data, "little")
+            if count == 1:
+                pio.remember(word, bool(write), port, size)
+        return value
+
+    def _memory_io(self) -> _Record:
+        """Carry out a read or write of memory that is none."""
+        page = self._page
+        address, data, size, write = _MMIO.unpack_from(page, _UNION)
+        with self._lock:
+            if write:
+                value = int.from_bytes(data[:size], "little")
+                self._mmio.write(address, size, value)
+            else:
+                value = self._mmio.read(address, size) & _ONES[size]
+                page[_UNION + 8 : _UNION + 8 + size] = value.to_bytes(size, "little")
+        return (c.KVM_EXIT_MMIO, address, value, size, write)
+
+    def _fault(self, reason: int, error: Exception) -> DeviceFault:
+        if reason == c.KVM_EXIT_IO:
+            return self._pio.fault(self._words[_IO_WORD] >> 16 & 0xFFFF, error)
+        return self._mmio.fault(_MMIO.unpack_from(self._page, _UNION)[0], error)
+
+    # -- looking --------------------------------------------------------------------------
+
+    def last_exits(self, count: int = RING_SIZE) -> list[Exit]:
+        """The last exits, oldest first."""
+        first = max(self.exits - min(count, RING_SIZE), 0)
+        found = []
+        for number in range(first + 1, self.exits + 1):
+            record = self._ring[number & (RING_SIZE - 1)]
+            if record is not None:
+                found.append(self._exit(record))
+        return found
+
+    def _exit(self, record: _Record) -> Exit:
+        reason, *rest = record
+        if reason == c.KVM_EXIT_IO:
+            word, value = rest
+            port, size, count = word >> 16 & 0xFFFF, word >> 8 & 0xFF, word >> 32
+            return Exit(reason, self.index, port, size, count, bool(word & 0xFF), value)
+        if reason == c.KVM_EXIT_MMIO:
+            address, value, size, write = rest
+            return Exit(reason, self.index, address, size, 1, bool(write), value)
+        return Exit(reason, self.index)
+
+    def close(self) -> None:
+        """Close the vCPU."""
+        self._words.release()
+        self.kvm.close()
+
+    def _fetch_regs(self) -> kvm_bindings.structs.kvm_regs:
+        self.settle()
+        return self.kvm.get_regs()
+
+    def _fetch_sregs(self) -> kvm_bindings.structs.kvm_sregs:
+        self.settle()
+        return self.kvm.get_sregs()
