@@ -1,0 +1,127 @@
+"""Machines that are always closed, and waits that never hang."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vmm
+from kvm_bindings import System
+
+PATIENCE = 30.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_vm_all_the_time() -> Iterator[None]:
+    """In the lab, keep one VM with a vCPU open from the first test to the last.
+
+    Linux patches its scheduler's code when the first VM comes and when the last one goes
+    (static keys: preempt notifiers, vCPUs without a local APIC). QEMU's software CPU now and then
+    goes on with its old translation of the patched place, a breakpoint, and then all processors of
+    the emulated host are in that exception for ever.
+    """
+    if "GLASSVM_LAB" not in os.environ:
+        yield
+        return
+    with System() as system, system.create_vm() as vm:
+        vm.create_vcpu(0)
+        yield
+
+
+@pytest.fixture
+def machine() -> Iterator[Callable[..., vmm.Machine]]:
+    """A machine with code (hexadecimal) at 0x1000, ready to start there."""
+    made: list[vmm.Machine] = []
+
+    def make(code: str = "f4", mode: str = "real", *, cpl: int = 0, **options: Any) -> vmm.Machine:
+        machine = vmm.Machine(**options)
+        made.append(machine)
+        machine.memory.write(0x1000, bytes.fromhex(code))
+        machine.start_at(0x1000, mode, cpl=cpl)  # type: ignore[arg-type]
+        return machine
+
+    yield make
+    for machine in made:
+        machine.stop()
+        machine.close()
+
+
+@pytest.fixture
+def boot() -> Iterator[Callable[..., vmm.Machine]]:
+    """`vmm.boot`, with the machine closed at the end."""
+    made: list[vmm.Machine] = []
+
+    def make(image: str, **options: Any) -> vmm.Machine:
+        made.append(vmm.boot(image, **options))
+        return made[-1]
+
+    yield make
+    for machine in made:
+        machine.stop()
+        machine.close()
+
+
+class Background:
+    """A call on a thread of its own."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._outcome: list[tuple[Any, BaseException | None]] = []
+        self._function = function
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            self._outcome.append((self._function(), None))
+        except BaseException as error:
+            self._outcome.append((None, error))
+
+    @property
+    def done(self) -> bool:
+        return bool(self._outcome)
+
+    def result(self, seconds: float = PATIENCE) -> Any:
+        """What the call returned or raised."""
+        self._thread.join(seconds)
+        assert not self._thread.is_alive(), "it hangs"
+        value, error = self._outcome[0]
+        if error is not None:
+            raise error
+        return value
+
+
+@pytest.fixture
+def background() -> Callable[[Callable[[], Any]], Background]:
+    """Start a call on another thread; `.result()` waits for it and fails if it hangs."""
+    return Background
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], None]:
+    """Wait for something that another thread brings about."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end, "it never came"
+            time.sleep(0.001)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def ring0_is_emulated() -> bool:
+    """Whether KVM's instruction emulator runs what is at CPL 0 (the kvm_pvm backend)."""
+    return Path("/sys/module/kvm_pvm").is_dir()
+
+
+@pytest.fixture(scope="session")
+def slow_host() -> bool:
+    """Whether this is the emulated host of the lab."""
+    return "GLASSVM_LAB" in os.environ

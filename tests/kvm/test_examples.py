@@ -1,0 +1,91 @@
+"""Every example runs, and shows what it promises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.kvm, pytest.mark.command, pytest.mark.timeout(180)]
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+
+# What each prints, in this order.
+SHOWS = {
+    "first_guest": ["Hi\n", "halt after 3 exits\n"],
+    "exits": [
+        "ip=0x1005  cx=3  IO in 0x60 1b 0x4\n",
+        "ip=0x1009  cx=3  IO out 0x61 1b 0x8\n",
+        "IO out 0x61 1b 0xe\n",
+        "ip=0x1009  cx=1  IO out 0x61 1b 0x28 '('\n",
+        "HLT\n",
+        "the guest halted after 7 exits\n",
+    ],
+    "my_device": ["the guest halted after 5 exits\n", "= 24464 (mod 65536), status OVERFLOW\n"],
+    "serial_console": [
+        "guest: echo, q quits\n",
+        "guest: HELLO OVER COM1\n",
+        "the guest wrote 0x0 to the debug-exit port",
+    ],
+    "boot_sector": ["Hello from sector 0\n", "INT 10h: 21 calls\n", "the guest halted after"],
+    "several_cpus": [
+        "processors: 0 1 2 3 all up\n",
+        "processor 0: ",
+        "processor 3: ",
+        "the guest wrote 0x0 to the debug-exit port",
+    ],
+    "sweep": ["256 machines: AL = 0xe2\n"],
+    "explain_death": ["died: True, status: 6\n\n", "lidt", "div"],
+    "demo": ["Hello from real mode", "Hello from long mode"],
+}
+
+
+def run(name: str) -> str:
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py")],
+        env=os.environ | {"PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert name == "demo" or done.stderr == ""  # the demo's tables go there
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", SHOWS)
+def test_it_runs_and_shows_this(name):
+    output = run(name)
+    rest = output
+    for expected in SHOWS[name]:
+        assert expected in rest, output
+        rest = rest[rest.index(expected) + len(expected) :]
+
+
+def test_every_example_is_tested_and_listed():
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert names == set(SHOWS)
+    readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for name in names:
+        assert f"[{name}.py]({name}.py)" in readme
+
+
+@pytest.mark.parametrize("name", SHOWS)
+def test_it_is_short(name):
+    limit = 60 if name == "demo" else 50
+    assert len((EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()) < limit
+
+
+def test_the_readme_begins_with_the_first_guest():
+    """The ten lines in the project's README are the ones that run here."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = (EXAMPLES / "first_guest.py").read_text(encoding="utf-8")
+    block = code[code.index("import vmm") : code.index("\n\nprint(")]
+    assert block in readme
