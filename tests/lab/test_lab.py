@@ -1,0 +1,122 @@
+"""The lab's own test: it boots, runs a guest, and brings back what it should.
+
+Not in the default test paths, since each boot takes about ten seconds: `pytest tests/lab`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def _argv(tmp_path: Path, *arguments: str) -> list[str]:
+    results = str(tmp_path / "results")
+    return [sys.executable, str(HERE / "run.py"), "--results", results, *arguments]
+
+
+def _environment(tmp_path: Path) -> dict[str, str]:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    return {**os.environ, "TMPDIR": str(scratch)}
+
+
+def _lab(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _argv(tmp_path, *arguments),
+        env=_environment(tmp_path),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+
+
+def _children(process: int) -> list[int]:
+    return [
+        int(child)
+        for task in Path(f"/proc/{process}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+
+
+def _nothing_left(tmp_path: Path) -> Sequence[str]:
+    return [path.name for path in (tmp_path / "scratch").iterdir()]
+
+
+def test_a_guest_runs_and_all_comes_back(tmp_path: Path) -> None:
+    script = """
+        set -e
+        test -d /sys/module/kvm_amd && test "$GLASSVM_LAB" = 1
+        test -c /dev/kvm && test -c /dev/net/tun && test -c /dev/vhost-net
+        cat /sys/module/kvm_amd/parameters/nested
+        nproc
+        test -f pyproject.toml
+        python3 /files/guest.py
+        seq 20000 | tee /results/numbers
+        echo to stderr >&2
+        exit 7
+    """
+    guest = f"{HERE / 'guest.py'}:guest.py"
+    done = _lab(tmp_path, "--file", guest, "--", "sh", "-c", script)
+    assert done.returncode == 7, done.stderr
+    lines = done.stdout.split("\n")
+    assert lines[:3] == ["0", "2", "a real-mode guest wrote 'A' to port 0xe9 and halted"]
+    assert lines[3:-2] == [str(n) for n in range(1, 20001)]
+    assert lines[-2:] == ["to stderr", ""]
+    expected = "".join(f"{n}\n" for n in range(1, 20001)).encode()
+    brought = (tmp_path / "results/numbers").read_bytes()
+    assert hashlib.sha256(brought).digest() == hashlib.sha256(expected).digest()
+    assert not _nothing_left(tmp_path)
+
+
+def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
+    script = "echo begun; echo part >/results/part; sleep 1000"
+    done = _lab(tmp_path, "--timeout", "2", "--", "sh", "-c", script)
+    assert done.returncode == 124
+    assert done.stdout == "begun\n"
+    assert done.stderr.splitlines()[-1] == (
+        "lab: the command ran longer than 2 s and was ended (see --timeout)"
+    )
+    assert (tmp_path / "results/part").read_text() == "part\n"
+    assert not _nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("victim", "number", "status", "line"),
+    [
+        ("run.py", signal.SIGINT, 130, "lab: interrupted"),
+        ("run.py", signal.SIGTERM, 130, "lab: interrupted"),
+        ("qemu", signal.SIGABRT, 8, "lab: QEMU was killed by signal 6"),
+    ],
+)
+def test_an_end_before_time_leaves_nothing(
+    tmp_path: Path, victim: str, number: signal.Signals, status: int, line: str
+) -> None:
+    with subprocess.Popen(
+        _argv(tmp_path, "--", "sh", "-c", "echo begun; sleep 1000"),
+        env=_environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        (qemu,) = _children(process.pid)
+        os.kill(qemu if victim == "qemu" else process.pid, number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert errors.splitlines()[-1] == line
+    assert not Path(f"/proc/{qemu}").exists()
+    assert not _nothing_left(tmp_path)
