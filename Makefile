@@ -1,0 +1,56 @@
+# Everything is done in a virtual environment of the project's own; nothing is installed outside.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+KVM    ?= auto
+JUNIT  ?= junit.xml
+LAB_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint lab bench fuzz payloads clean
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# One stamp for each set of dependencies: the demo needs no test tools.
+SOURCES := pyproject.toml setup.py $(wildcard kvm_bindings/_fastrun_build.py)
+PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(VENV)/.base: $(SOURCES)
+	@test -x $(BIN)/python || { echo "making $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	@echo "installing glassvm ..."
+	@$(PIP) --config-settings editable_mode=compat --editable .
+	@touch $@
+
+$(VENV)/.%: $(VENV)/.base
+	@echo "installing what 'make $*' needs ..."
+	@$(PIP) --config-settings editable_mode=compat --editable '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.base ## boot a real-mode and a long-mode guest, with a table of their exits
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/.test ## every test that this machine can run; KVM=require makes a missing KVM an error
+	@$(BIN)/python -m pytest -q --kvm=$(KVM) --junitxml=$(JUNIT)
+
+lint: $(VENV)/.lint ## ruff, mypy --strict on the packages, the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lab: $(VENV)/.base ## the KVM tests on an emulated AMD-V host (needs QEMU, no KVM)
+	$(BIN)/python tests/lab/run.py --package seabios --package grub-common --package grub-pc-bin --package mtools \
+		--silence 150 --retries 2 $(LAB_ARGS)
+
+bench: $(VENV)/.base ## measure beside a C monitor and QEMU; JSON is kept in bench-results/
+	$(BIN)/python tests/bench/run.py
+
+fuzz: $(VENV)/.fuzz ## longer fuzzing of loaders and devices with atheris (SECONDS_EACH=60)
+	$(BIN)/python tests/fuzz/run.py $(SECONDS_EACH)
+
+payloads: $(VENV)/.base ## assemble the built-in guests again
+	$(BIN)/python -m firmware.payloads.build
+
+clean: ## remove what was built here (not the lab's cache)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
