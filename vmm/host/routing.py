@@ -47,6 +47,7 @@ class SerialListener:
     def __init__(self, uart: Uart16550, console: Console, *, eager: bool = False) -> None:
         self.name = uart.name
         self.uart = uart
+        self.registers = uart.registers
         self.used = False
         """The guest has used the port in some way."""
         self.listening = False

@@ -143,6 +143,7 @@ class KeyboardListener:
     ) -> None:
         self.name = keyboard.name
         self.keyboard = keyboard
+        self.registers = keyboard.registers
         self._console = console
         self._later = later
         self._wanted = wanted

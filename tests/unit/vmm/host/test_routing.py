@@ -6,6 +6,7 @@ import pytest
 
 from devices.i8042 import I8042
 from devices.uart16550 import Uart16550
+from vmm.decode import decode_access
 from vmm.host.console import Console
 from vmm.host.routing import connect_input
 
@@ -96,3 +97,10 @@ def test_keyboard_leaves_com1_out():
     pc = Pc("keyboard", bios=False, irq1="kernel")
     pc.com1.write(IER, 1, 1)
     assert pc.went() == "keyboard"
+
+
+@pytest.mark.parametrize("route", ["auto", "serial", "keyboard"])
+def test_whatever_stands_in_front_of_a_device_has_its_registers(route):
+    pc = Pc(route, bios=True)
+    assert decode_access(pc.com1, LSR, 1, False, 0x60) == "LSR = THRE|TEMT"
+    assert decode_access(pc.keys, 4, 1, False, 0x1C) == "STATUS = SYS|CMD|UNLOCKED"
