@@ -4,6 +4,10 @@ There are two runners with one behaviour. The compiled one (`kvm_bindings._fastr
 where a C compiler is found at installation; the other goes through ctypes. The environment
 variable GLASSVM_RUNNER=ctypes chooses the latter.
 
+Given a ring, a runner notes every exit in it (`kvm_bindings.exit_ring`): the loop above it pays
+nothing for that, since the compiled runner does it between two system calls that cost a hundred
+times as much.
+
 Neither may go through `fcntl.ioctl`: from Python 3.14 it repeats a call that a signal
 interrupted, so that a kick would never come back.
 
@@ -18,22 +22,37 @@ import mmap
 import os
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kvm_bindings.calls import libc_ioctl
+from kvm_bindings.exit_ring import ExitRing
 from kvm_bindings.ioctls import KVM_RUN
 
-__all__ = ["Runner", "make_runner", "runner_kind"]
+if TYPE_CHECKING:
+    from kvm_bindings.recording import Recorder
+
+__all__ = ["UNLIMITED", "CompiledRunner", "CtypesRunner", "Runner", "make_runner", "runner_kind"]
 
 _EXIT_REASON_WORD = 2
 """kvm_run.exit_reason is at byte 8."""
+
+UNLIMITED = (1 << 64) - 1
 
 
 class Runner(Protocol):
     """One vCPU's way into the guest."""
 
     enter: Callable[[], int]
-    """Enter the guest once; return the exit reason, or a negative errno."""
+    """Enter the guest once; return the exit reason, or a negative errno. -ENOBUFS: the guest was
+    not entered, the ring holds as many records as `limit` says."""
+    finish: Callable[[], None]
+    """The last exit has been handled: complete its record. `enter` does so itself."""
+
+    def set_limit(self, limit: int) -> None:
+        """Have `enter` return -ENOBUFS when the ring's head has come to `limit`."""
+
+    def deliver_rip(self, offset: int | None) -> None:
+        """KVM puts RIP at `offset` of the vCPU's page with every exit (None: no more)."""
 
     def disarm(self) -> None:
         """Make `enter` return -EBADF from now on, and let go of the mapping."""
@@ -42,7 +61,7 @@ class Runner(Protocol):
 class CtypesRunner:
     """KVM_RUN through libc's ioctl."""
 
-    def __init__(self, fd: int, mapping: mmap.mmap) -> None:
+    def __init__(self, fd: int, index: int, mapping: mmap.mmap, ring: ExitRing | None) -> None:
         handle = self._handle = ctypes.c_int(fd)
         view = self._view = memoryview(mapping)
         words = self._words = view.cast("I")
@@ -54,28 +73,77 @@ class CtypesRunner:
                 return -get_errno()
             return words[_EXIT_REASON_WORD]
 
-        self.enter = enter
+        self.enter: Callable[[], int] = enter
+        self.finish: Callable[[], None] = _nothing
+        self._recorder: Recorder | None = None
+        if ring is not None:
+            from kvm_bindings.recording import Recorder
+
+            self._recorder = Recorder(enter, index, view, ring)
+            self.enter, self.finish = self._recorder.enter, self._recorder.finish
+
+    def set_limit(self, limit: int) -> None:
+        """Have `enter` return -ENOBUFS when the ring's head has come to `limit`."""
+        if self._recorder is not None:
+            self._recorder.set_limit(limit)
+
+    def deliver_rip(self, offset: int | None) -> None:
+        """KVM puts RIP at `offset` of the vCPU's page with every exit (None: no more)."""
+        if self._recorder is not None:
+            self._recorder.deliver_rip(offset)
 
     def disarm(self) -> None:
         """Make `enter` return -EBADF from now on, and let go of the mapping."""
         self._handle.value = -1
+        self.finish()
         self._words.release()
         self._view.release()
+        if self._recorder is not None:
+            self._recorder.close()
 
 
 class CompiledRunner:
-    """KVM_RUN in C: one call that makes the ioctl and reads the exit reason."""
+    """KVM_RUN in C: one call that makes the ioctl, reads the exit reason and notes the exit."""
 
-    def __init__(self, fastrun: Any, fd: int, mapping: mmap.mmap) -> None:
-        address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
-        self._target = fastrun.ffi.new("struct glassvm_vcpu *")
+    def __init__(
+        self, fastrun: Any, fd: int, index: int, mapping: mmap.mmap, ring: ExitRing | None
+    ) -> None:
+        ffi = self._ffi = fastrun.ffi
+        self._page = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+        self._target = ffi.new("struct glassvm_vcpu *")
         self._target.fd = fd
-        self._target.exit_reason = fastrun.ffi.cast("uint32_t *", address + 4 * _EXIT_REASON_WORD)
+        self._target.index = index
+        self._target.run = ffi.cast("uint8_t *", self._page)
+        self._target.limit = UNLIMITED
+        if ring is not None:
+            self._target.ring = ffi.cast("uint64_t *", _address(ring.words))
+            self._target.records = ffi.cast("uint8_t *", _address(ring.records))
+            self._target.mask = ring.capacity - 1
         self.enter: Callable[[], int] = partial(fastrun.lib.glassvm_enter, self._target)
+        self.finish: Callable[[], None] = partial(fastrun.lib.glassvm_finish, self._target)
+
+    def set_limit(self, limit: int) -> None:
+        """Have `enter` return -ENOBUFS when the ring's head has come to `limit`."""
+        self._target.limit = limit
+
+    def deliver_rip(self, offset: int | None) -> None:
+        """KVM puts RIP at `offset` of the vCPU's page with every exit (None: no more)."""
+        where = self._ffi.NULL if offset is None else self._page + offset
+        self._target.rip = self._ffi.cast("uint64_t *", where)
 
     def disarm(self) -> None:
         """Make `enter` return -EBADF from now on."""
+        self.finish()
         self._target.fd = -1
+        self._target.ring = self._ffi.NULL
+
+
+def _nothing() -> None:
+    pass
+
+
+def _address(memory: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
 @cache
@@ -90,10 +158,15 @@ def _compiled() -> Any:
     return None if os.environ.get("GLASSVM_RUNNER") == "ctypes" else _import_fastrun()
 
 
-def make_runner(fd: int, mapping: mmap.mmap) -> Runner:
-    """Make the best runner there is for the vCPU `fd` with its page mapped at `mapping`."""
+def make_runner(
+    fd: int, mapping: mmap.mmap, *, index: int = 0, ring: ExitRing | None = None
+) -> Runner:
+    """Make the best runner there is for the vCPU `fd` with its page mapped at `mapping`; it notes
+    exits in `ring`, which must outlive it."""
     fastrun = _compiled()
-    return CompiledRunner(fastrun, fd, mapping) if fastrun else CtypesRunner(fd, mapping)
+    if fastrun:
+        return CompiledRunner(fastrun, fd, index, mapping, ring)
+    return CtypesRunner(fd, index, mapping, ring)
 
 
 def runner_kind() -> str:

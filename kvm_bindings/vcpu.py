@@ -18,6 +18,7 @@ from kvm_bindings.calls import Closable, ioctl, pointer_to
 from kvm_bindings.constants import KVM_CAP_NESTED_STATE, KVM_CAP_XSAVE2, KVM_DIRTY_LOG_PAGE_OFFSET
 from kvm_bindings.cpuid import CpuidEntry, pack_table, read_table
 from kvm_bindings.errors import KvmError
+from kvm_bindings.exit_ring import ExitRing
 from kvm_bindings.ioctls import (
     KVM_ENABLE_CAP,
     KVM_GET_CPUID2,
@@ -121,18 +122,18 @@ class Vcpu(Closable):
         """The shared page as a kvm_run."""
         return kvm_run.from_buffer(self._map)
 
-    def runner(self) -> Callable[[], int]:
-        """Return the function that enters the guest once.
+    def runner(self, ring: ExitRing | None = None) -> Runner:
+        """What enters the guest, noting exits in `ring` if one is given (the first time).
 
-        It returns the exit reason (KVM_EXIT_*, 0 or above) or a negative errno: -EINTR after a
-        kick or with `immediate_exit` set, -EAGAIN when a vCPU that waited for its start-up
-        interrupt was woken, -EBADF after `close()`.
+        Its `enter` returns the exit reason (KVM_EXIT_*, 0 or above) or a negative errno: -EINTR
+        after a kick or with `immediate_exit` set, -EAGAIN when a vCPU that waited for its
+        start-up interrupt was woken, -EBADF after `close()`.
 
         Spec: KVM API, KVM_RUN.
         """
         if self._runner is None:
-            self._runner = make_runner(self.fd, self._map)
-        return self._runner.enter
+            self._runner = make_runner(self.fd, self._map, index=self.index, ring=ring)
+        return self._runner
 
     def coalesced_ring(self, page_offset: int) -> CoalescedRing:
         """The ring of batched writes, `page_offset` pages (KVM_CAP_COALESCED_MMIO) into `page`.

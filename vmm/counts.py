@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from kvm_bindings.constants import KVM_EXIT_IO, KVM_EXIT_MMIO
+
 if TYPE_CHECKING:
     from vmm.vcpu import Vcpu
 
 __all__ = ["ExitCounts"]
+
+_ADDRESSED = (KVM_EXIT_IO, KVM_EXIT_MMIO)
 
 
 class ExitCounts:
@@ -20,7 +24,8 @@ class ExitCounts:
     def add(self, vcpu: Vcpu, count: int) -> None:
         """Count a vCPU's last `count` exits."""
         for event in vcpu.last_exits(count) if count else ():
-            self.by_address[event.reason, event.address, event.write] += 1
+            address = event.address if event.reason in _ADDRESSED else 0
+            self.by_address[event.reason, address, event.write] += 1
 
     @property
     def total(self) -> int:

@@ -8,11 +8,12 @@ Spec: KVM API, "The kvm_run structure".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kvm_bindings import constants
+from kvm_bindings.exit_ring import HAS_RIP, WRITE, Fields
 
-__all__ = ["STATE_INCONSISTENT", "Exit", "describe", "exit_name"]
+__all__ = ["STATE_INCONSISTENT", "Exit", "describe", "exit_name", "from_record"]
 
 _NAMES: dict[int, str] = {
     value: name
@@ -48,7 +49,9 @@ class Exit:
 
     `address` is a port (IO) or a guest-physical address (MMIO), `size` the width of one element
     in bytes, `count` the number of elements (string I/O; 1 otherwise), `value` what was written
-    or what the guest was given, the first element being the least significant.
+    or what the guest was given, the first element being the least significant. For other reasons
+    `value` and `address` are the first two 64-bit words of the exit's part of kvm_run, and `size`
+    is 0. Times are in nanoseconds.
     """
 
     reason: int
@@ -58,6 +61,16 @@ class Exit:
     count: int = 0
     write: bool = False
     value: int = 0
+    rip: int | None = None
+    """RIP behind the instruction, where it was asked for."""
+    time_ns: int = field(default=0, compare=False)
+    """When it came, by CLOCK_MONOTONIC."""
+    guest_ns: int = field(default=0, compare=False)
+    """How long the guest, and the kernel for it, ran before."""
+    handler_ns: int = field(default=0, compare=False)
+    """How long it took us to handle it."""
+    irqs: int = field(default=0, compare=False)
+    """How many interrupt lines were raised since the exit before."""
 
     @property
     def name(self) -> str:
@@ -76,6 +89,26 @@ class Exit:
 
     def __str__(self) -> str:
         return describe(self)
+
+
+def from_record(record: Fields, data: bytes) -> Exit:
+    """Make an exit of its record in a vCPU's ring and the bytes that went over the bus."""
+    time_ns, guest_ns, address, value, rip, handler_ns, count = record[:7]
+    reason, vcpu, _, size, flags, irqs = record[8:14]
+    return Exit(
+        reason,
+        vcpu,
+        address,
+        size,
+        count,
+        bool(flags & WRITE),
+        int.from_bytes(data, "little") if size else value,
+        rip if flags & HAS_RIP else None,
+        time_ns,
+        guest_ns,
+        handler_ns,
+        irqs,
+    )
 
 
 def describe(event: Exit, owner: str = "") -> str:

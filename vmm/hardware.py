@@ -26,6 +26,7 @@ from vmm.vcpu import Control, Vcpu
 if TYPE_CHECKING:
     from vmm.cpustate import CpuState
     from vmm.last_seen import LastSeen
+    from vmm.trace.trace import Trace
 
 __all__ = ["Hardware"]
 
@@ -48,6 +49,7 @@ class Hardware:
         pio, mmio: the buses that the vCPUs use.
         lock: held while a device is called.
         control: asked when a vCPU is interrupted.
+        trace: where exits and interrupts are noted; None: nowhere.
 
     Raises:
         ConfigError: such a machine cannot be.
@@ -67,8 +69,10 @@ class Hardware:
         mmio: Bus,
         lock: threading.RLock,
         control: Control,
+        trace: Trace | None,
     ) -> None:
         self.irqchip = irqchip
+        self._trace = trace
         self.vcpus: list[Vcpu] = []
         self._pio, self._mmio, self._lock, self._control = pio, mmio, lock, control
         self._levels: dict[int, bool] = {}
@@ -123,12 +127,14 @@ class Hardware:
         """The interrupt line `gsi`; not connected where there is no interrupt controller."""
         if not self.irqchip:
             return no_irq
-        vm, levels = self.vm, self._levels
+        vm, levels, trace = self.vm, self._levels, self._trace
 
         def drive(level: bool) -> None:
             # KVM is told of changes only: an ioctl costs as much as an exit.
             if levels.get(gsi, False) is not level:
                 levels[gsi] = level
+                if trace is not None:
+                    trace.note_irq(gsi, level)
                 vm.irq_line(gsi, level)
 
         return drive
@@ -185,8 +191,11 @@ class Hardware:
                 lock=self._lock,
                 control=self._control,
                 irqchip=self.irqchip,
+                ring=None if self._trace is None else self._trace.ring(index),
             )
             self.vcpus.append(vcpu)
+            if self._trace is not None:
+                self._trace.watch(vcpu)
             if loses_registers:
                 from vmm.last_seen import LastSeen
 

@@ -33,6 +33,7 @@ from vmm.memory import GuestMemory
 from vmm.registers import RegisterView
 from vmm.result import RunResult
 from vmm.run import RunControl
+from vmm.trace.trace import Trace
 from vmm.vcpu import Vcpu
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Machine:
         strict: an access to a port or an address that nobody claims ends the run.
         huge_pages: back RAM with the host's reserved 2 MiB pages.
         debug_exit: the port that ends the run when written to; None for no such port.
+        trace: True: the last exits are kept (a flight recorder); a path: all of them are, in a
+            file; False: none.
         kvm: the device node.
 
     Raises:
@@ -77,6 +80,7 @@ class Machine:
         strict: bool = False,
         huge_pages: bool = False,
         debug_exit: int | None = 0xF4,
+        trace: str | bool = True,
         kvm: str = "/dev/kvm",
     ) -> None:
         layout = MemoryLayout.for_size(parse_size(memory, what="memory"))
@@ -105,20 +109,30 @@ class Machine:
         """How the last run ended."""
         self.started: Start | None = None
         """How the first vCPU was last set to start."""
+        self.trace: Trace | None = None
+        """What the vCPUs did last, or all that they did; None where nothing is noted."""
+        if trace:
+            self.trace = Trace(cpus, None if trace is True else trace)
         self._control = RunControl()
         self._closed = False
-        self._hardware = Hardware(
-            kvm,
-            layout,
-            cpus=cpus,
-            irqchip=irqchip,
-            features=cpu,
-            huge_pages=huge_pages,
-            pio=self.pio,
-            mmio=self.mmio,
-            lock=self.lock,
-            control=self._control,
-        )
+        try:
+            self._hardware = Hardware(
+                kvm,
+                layout,
+                cpus=cpus,
+                irqchip=irqchip,
+                features=cpu,
+                huge_pages=huge_pages,
+                pio=self.pio,
+                mmio=self.mmio,
+                lock=self.lock,
+                control=self._control,
+                trace=self.trace,
+            )
+        except BaseException:
+            if self.trace is not None:
+                self.trace.close()
+            raise
         self._control.vcpus = self._hardware.vcpus
         try:
             if debug_exit is not None:
@@ -358,6 +372,8 @@ class Machine:
         for close in reversed(self.closers):
             close()
         self._hardware.close()
+        if self.trace is not None:
+            self.trace.close()
         if self.phase is not Phase.STOPPED:
             self._control.lifecycle.to(Phase.STOPPED)
 

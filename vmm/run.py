@@ -22,11 +22,14 @@ from vmm.endings import Ending
 from vmm.errors import DeviceFault, LifecycleError
 from vmm.exits import Exit
 from vmm.lifecycle import Lifecycle, Phase
-from vmm.vcpu import RING_SIZE, Vcpu
+from vmm.vcpu import Vcpu
 
 __all__ = ["RunControl"]
 
 _Feed = SimpleQueue[tuple[Exit | None, threading.Semaphore | None]]
+
+_BATCH = 256
+"""After so many exits they are harvested; a ring holds that many, long strings included."""
 
 _HEARTBEAT_NS = 50_000_000
 _FOREVER_S = 1e9
@@ -40,7 +43,7 @@ class RunControl:
         self.lifecycle = Lifecycle()
         self.interrupted_by_user = False
         self.harvest: Callable[[Vcpu, int], None] | None = None
-        """Called with a vCPU and a count after at most `RING_SIZE` exits: its last `count` exits
+        """Called with a vCPU and a count after at most `_BATCH` exits: its last `count` exits
         have not been seen yet."""
         self._changed = threading.Condition()
         self._ending: Ending | None = None
@@ -292,7 +295,7 @@ class RunControl:
             limit = vcpu.exits + (left if freely and len(self.vcpus) == 1 else 1)
         before = vcpu.exits
         if self.harvest is not None:
-            limit = min(before + RING_SIZE, limit or before + RING_SIZE)
+            limit = min(before + _BATCH, limit or before + _BATCH)
         try:
             ending = vcpu.execute(limit)
         except DeviceFault as fault:

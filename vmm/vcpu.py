@@ -1,8 +1,9 @@
 """A vCPU and its run loop.
 
 The loop is the hot path of the whole project: between two entries of the guest it unpacks the
-exit, finds the device in a dict, calls it and remembers the exit. Integers only; whoever wants
-to look at exits as objects asks for them afterwards (`Vcpu.last_exits`).
+exit, finds the device in a dict and calls it. Integers only; the runner notes every exit in the
+vCPU's ring (`kvm_bindings.exit_ring`), and whoever wants to look at exits as objects asks for
+them afterwards (`Vcpu.last_exits`).
 
 Nobody stops a vCPU from outside but through `Vcpu.kick`: it sets `immediate_exit` and signals the
 thread, so that KVM_RUN comes back with EINTR, and there, between two instructions, the loop asks
@@ -16,18 +17,20 @@ import errno
 import struct
 import threading
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 
 import kvm_bindings
 from kvm_bindings import constants as c
 from kvm_bindings import signals
+from kvm_bindings.exit_ring import ExitRing
 from vmm.bus import Bus, UnclaimedAccess
 from vmm.endings import Ending, ending_of, run_failed
 from vmm.errors import DeviceFault
 from vmm.exits import STATE_INCONSISTENT, Exit
 from vmm.registers import RegisterView
 
-__all__ = ["RING_SIZE", "Control", "Vcpu"]
+__all__ = ["Control", "Vcpu"]
 
 # struct kvm_run (Spec: KVM API, "The kvm_run structure").
 _IMMEDIATE_EXIT = 1
@@ -40,12 +43,6 @@ _MMIO = struct.Struct("<Q8sIB")  # phys_addr, data, len, is_write
 _ELEMENT = {1: struct.Struct("<B"), 2: struct.Struct("<H"), 4: struct.Struct("<I")}
 
 _ONES = tuple((1 << 8 * size) - 1 for size in range(9))
-
-RING_SIZE = 64
-"""How many exits a vCPU remembers for the report at a guest's death."""
-
-_Record = tuple[int, ...]
-"""(KVM_EXIT_IO, word, value), (KVM_EXIT_MMIO, address, value, size, write), or the reason alone."""
 
 
 class Control(Protocol):
@@ -66,6 +63,7 @@ class Vcpu:
         lock: held while a device is called.
         control: asked when the vCPU was interrupted.
         irqchip: whether KVM emulates the interrupt controllers, and so HLT.
+        ring: where its exits are noted; None: nowhere.
     """
 
     def __init__(
@@ -77,13 +75,13 @@ class Vcpu:
         lock: threading.RLock,
         control: Control,
         irqchip: bool,
+        ring: ExitRing | None = None,
     ) -> None:
         self.kvm = kvm
         self.index = kvm.index
+        self.ring = ring
         self.exits = 0
         """Exits handled since the machine was made."""
-        self.before: Callable[[], None] | None = None
-        """Called after each exit, before it is handled (see `call_before`)."""
         self.regs = RegisterView(self._fetch_regs, kvm.set_regs)
         self.sregs = RegisterView(self._fetch_sregs, kvm.set_sregs)
         self._pio = pio
@@ -91,26 +89,62 @@ class Vcpu:
         self._lock = lock
         self._control = control
         self._irqchip = irqchip
-        self._run = kvm.runner()
+        self.runner = kvm.runner(ring)
+        self._enter = self.runner.enter
+        self._before: tuple[Callable[[], None], ...] = ()
+        self._after: tuple[Callable[[], None], ...] = ()
+        self._full: Callable[[Vcpu], None] | None = None
         self._page = kvm.page
         self._words = kvm.page[:_WORDS_END].cast("Q")
-        self._ring: list[_Record | None] = [None] * RING_SIZE
         self._thread: int | None = None
         self._kicking = threading.RLock()
         self._unsettled = False
 
+    # -- hooks ----------------------------------------------------------------------------
+
     def call_before(self, function: Callable[[], None]) -> None:
         """Have `function` called after each exit, before it is handled."""
-        others = self.before
-        if others is None:
-            self.before = function
-            return
+        self._before += (function,)
+        self._hook()
 
-        def both() -> None:
-            others()
-            function()
+    def call_after(self, function: Callable[[], None]) -> None:
+        """Have `function` called when an exit has been handled and its record is complete.
 
-        self.before = both
+        On the vCPU's thread and without the device lock, before the guest is entered again. It
+        must not raise.
+        """
+        self._after += (function,)
+        self._hook()
+
+    def call_after_no_more(self, function: Callable[[], None]) -> None:
+        """Take back `call_after`."""
+        self._after = tuple(other for other in self._after if other != function)
+        self._hook()
+
+    def when_full(self, limit: int, function: Callable[[Vcpu], None]) -> None:
+        """Have `function` called when the ring's head has come to record `limit`, before the
+        guest is entered again; it must set a new limit."""
+        self._full = function
+        self.runner.set_limit(limit)
+
+    def _hook(self) -> None:
+        """Put the hooks around the runner's `enter`: a loop without hooks pays nothing."""
+        enter, finish, before, after = (
+            *(self.runner.enter, self.runner.finish),
+            *(self._before, self._after),
+        )
+
+        def hooked() -> int:
+            if after:
+                finish()
+                for call in after:
+                    call()
+            reason = enter()
+            for call in before:
+                call()
+            return reason
+
+        self._enter = hooked if before or after else enter
 
     # -- stopping -------------------------------------------------------------------------
 
@@ -182,20 +216,18 @@ class Vcpu:
                 self._page[_IMMEDIATE_EXIT] = 0
 
     def _loop(self, limit: int, *, settling: bool = False) -> Ending | None:
-        run, page, words, ring, lock = self._run, self._page, self._words, self._ring, self._lock
-        calls, before, io_reason, mask = self._pio.calls, self.before, c.KVM_EXIT_IO, RING_SIZE - 1
+        enter, page, words, lock = self._enter, self._page, self._words, self._lock
+        calls, io_reason = self._pio.calls, c.KVM_EXIT_IO
         exits = self.exits
         reason = 0
         try:
             while exits != limit:
-                reason = run()
-                if before is not None:
-                    before()
+                reason = enter()
                 if reason == io_reason:
                     word = words[_IO_WORD]
                     found = calls.get(word)
                     if found is None:
-                        value = self._port_io(word)
+                        self._port_io(word)
                     else:
                         write, size, call, at = found
                         offset = words[_DATA_OFFSET]
@@ -217,15 +249,12 @@ class Vcpu:
                             else:
                                 _ELEMENT[size].pack_into(page, offset, value)
                     exits += 1
-                    ring[exits & mask] = (reason, word, value)
                 elif reason == c.KVM_EXIT_MMIO:
-                    event = self._memory_io()
+                    self._memory_io()
                     exits += 1
-                    ring[exits & mask] = event
                 elif reason >= 0:
                     ending = ending_of(reason, page, self.index)
                     exits += 1
-                    ring[exits & mask] = (reason,)
                     if ending is not None:
                         return ending
                 elif reason == -errno.EINTR:
@@ -234,7 +263,10 @@ class Vcpu:
                     self.exits = exits
                     if settling or self._control.interrupted(self):
                         return None
-                    before = self.before
+                    enter = self._enter
+                elif reason == -errno.ENOBUFS and self._full is not None:
+                    self._full(self)
+                    reason = io_reason  # the guest was not entered: what was pending still is
                 elif reason != -errno.EAGAIN:  # EAGAIN: a vCPU that waited for SIPI was woken
                     return run_failed(-reason, self.index)
         except UnclaimedAccess as error:
@@ -246,9 +278,12 @@ class Vcpu:
         finally:
             self.exits = exits
             self._unsettled = reason in STATE_INCONSISTENT
+            self.runner.finish()
+            for call in self._after:
+                call()
         return None
 
-    def _port_io(self, word: int) -> int:
+    def _port_io(self, word: int) -> None:
         """Carry out port I/O that the loop has not seen before, or that is a string.
 
         What can be repeated without a look at the bus is put into `Bus.calls` for the loop.
@@ -261,23 +296,19 @@ class Vcpu:
                 pio.write_string(port, size, data)
             else:
                 pio.read_string(port, size, data)
-            value = int.from_bytes(data, "little")
             if count == 1:
                 pio.remember(word, bool(write), port, size)
-        return value
 
-    def _memory_io(self) -> _Record:
+    def _memory_io(self) -> None:
         """Carry out a read or write of memory that is none."""
         page = self._page
         address, data, size, write = _MMIO.unpack_from(page, _UNION)
         with self._lock:
             if write:
-                value = int.from_bytes(data[:size], "little")
-                self._mmio.write(address, size, value)
+                self._mmio.write(address, size, int.from_bytes(data[:size], "little"))
             else:
                 value = self._mmio.read(address, size) & _ONES[size]
                 page[_UNION + 8 : _UNION + 8 + size] = value.to_bytes(size, "little")
-        return (c.KVM_EXIT_MMIO, address, value, size, write)
 
     def _fault(self, reason: int, error: Exception) -> DeviceFault:
         if reason == c.KVM_EXIT_IO:
@@ -286,26 +317,15 @@ class Vcpu:
 
     # -- looking --------------------------------------------------------------------------
 
-    def last_exits(self, count: int = RING_SIZE) -> list[Exit]:
-        """The last exits, oldest first."""
-        first = max(self.exits - min(count, RING_SIZE), 0)
-        found = []
-        for number in range(first + 1, self.exits + 1):
-            record = self._ring[number & (RING_SIZE - 1)]
-            if record is not None:
-                found.append(self._exit(record))
-        return found
+    def last_exits(self, count: int = 64) -> list[Exit]:
+        """The last exits that the ring still holds, oldest first. While the vCPU stands still."""
+        from vmm.exits import from_record
 
-    def _exit(self, record: _Record) -> Exit:
-        reason, *rest = record
-        if reason == c.KVM_EXIT_IO:
-            word, value = rest
-            port, size, count = word >> 16 & 0xFFFF, word >> 8 & 0xFF, word >> 32
-            return Exit(reason, self.index, port, size, count, bool(word & 0xFF), value)
-        if reason == c.KVM_EXIT_MMIO:
-            address, value, size, write = rest
-            return Exit(reason, self.index, address, size, 1, bool(write), value)
-        return Exit(reason, self.index)
+        if self.ring is None:
+            return []
+        found = [from_record(*pair) for pair in islice(self.ring.newest_first(), max(count, 0))]
+        found.reverse()
+        return found
 
     def close(self) -> None:
         """Close the vCPU."""

@@ -69,7 +69,7 @@ def any_runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def test_real_mode_guest(any_runner: None, vm: VM, memory: mmap.mmap) -> None:
     # mov al, 'A'; out dx, al; mov [0x2000], al; in al, dx; hlt
     vcpu = start(vm, memory, b"\xb0A\xee\xa2\x00\x20\xec\xf4", rdx=0x3F8)
-    run = vcpu.runner()
+    run = vcpu.runner().enter
     assert run() == c.KVM_EXIT_IO
     io = vcpu.run_struct.io
     assert (io.direction, io.port, io.size, io.count) == (c.KVM_EXIT_IO_OUT, 0x3F8, 1, 1)
@@ -87,10 +87,10 @@ def test_immediate_exit_does_not_enter_the_guest(
 ) -> None:
     vcpu = start(vm, memory, HLT)
     vcpu.run_struct.immediate_exit = 1
-    assert vcpu.runner()() == -errno.EINTR
+    assert vcpu.runner().enter() == -errno.EINTR
     assert vcpu.get_regs().rip == CODE
     vcpu.run_struct.immediate_exit = 0
-    assert vcpu.runner()() == c.KVM_EXIT_HLT
+    assert vcpu.runner().enter() == c.KVM_EXIT_HLT
 
 
 def test_create_and_close_leak_no_descriptors(system: System) -> None:
@@ -110,7 +110,7 @@ def test_create_and_close_leak_no_descriptors(system: System) -> None:
 def test_everything_is_closed_once_in_any_order(system: System) -> None:
     vm = system.create_vm()
     vcpu = vm.create_vcpu(0)
-    run = vcpu.runner()
+    run = vcpu.runner().enter
     system.close()
     assert vm.check_extension(c.KVM_CAP_USER_MEMORY) > 0
     vm.close()
@@ -199,7 +199,7 @@ def test_statistics_count_exits(vm: VM, memory: mmap.mmap) -> None:
     if not vm.check_extension(c.KVM_CAP_BINARY_STATS_FD):
         pytest.skip("the kernel has no KVM_CAP_BINARY_STATS_FD")
     vcpu = start(vm, memory, OUT_FOREVER)
-    run = vcpu.runner()
+    run = vcpu.runner().enter
     with Stats(vcpu.stats_fd()) as stats, Stats(vm.stats_fd()) as of_vm:
         before = stats.read()["exits"]
         for _ in range(50):
@@ -219,7 +219,7 @@ def test_batched_writes(system: System, vm: VM, memory: mmap.mmap) -> None:
     # mov al, 'a'; out dx, al; inc al; out dx, al; mov ax, 0x1234; mov [...]; hlt
     vcpu = start(vm, memory, b"\xb0a\xee\xfe\xc0\xee\xf4", rdx=0xE9)
     ring = vcpu.coalesced_ring(system.coalesced_mmio_page)
-    assert vcpu.runner()() == c.KVM_EXIT_HLT
+    assert vcpu.runner().enter() == c.KVM_EXIT_HLT
     assert ring
     assert ring.drain() == [(0xE9, 1, ord("a"), True), (0xE9, 1, ord("b"), True)]
     assert not ring
@@ -232,7 +232,7 @@ def test_an_eventfd_on_a_port(vm: VM, memory: mmap.mmap) -> None:
     vm.ioeventfd(event, 0x510, 1, pio | c.KVM_IOEVENTFD_FLAG_DATAMATCH, datamatch=7)
     # mov al, 7; out dx, al; mov al, 8; out dx, al; hlt
     vcpu = start(vm, memory, b"\xb0\x07\xee\xb0\x08\xee\xf4", rdx=0x510)
-    run = vcpu.runner()
+    run = vcpu.runner().enter
     assert run() == c.KVM_EXIT_IO
     assert vcpu.page[vcpu.run_struct.io.data_offset] == 8
     assert os.eventfd_read(event) == 1
@@ -278,7 +278,7 @@ def test_the_dirty_log_names_the_page(vm: VM, memory: mmap.mmap) -> None:
     hva = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     vm.set_user_memory_region(0, 0, MEMORY, hva, c.KVM_MEM_LOG_DIRTY_PAGES)
     vcpu = start(vm, memory, b"\xa2\x00\x30\xf4")  # mov [0x3000], al; hlt
-    assert vcpu.runner()() == c.KVM_EXIT_HLT
+    assert vcpu.runner().enter() == c.KVM_EXIT_HLT
     bitmap = bytearray(8)
     vm.get_dirty_log(0, bitmap)
     assert bitmap[0] & 1 << 3
@@ -296,7 +296,7 @@ def test_the_dirty_ring_names_the_page(vm: VM) -> None:
     vm.set_user_memory_region(0, 0, MEMORY, hva, c.KVM_MEM_LOG_DIRTY_PAGES)
     vcpu = start(vm, memory, b"\xa2\x00\x30\xf4")
     ring = vcpu.dirty_ring(size)
-    assert vcpu.runner()() == c.KVM_EXIT_HLT
+    assert vcpu.runner().enter() == c.KVM_EXIT_HLT
     assert (0, 3) in ring.harvest()
     assert ring.harvest() == []
     assert vm.reset_dirty_rings() >= 1
@@ -331,7 +331,7 @@ def test_one_step_at_a_time(vm: VM, memory: mmap.mmap) -> None:
 
     vcpu = start(vm, memory, b"\x40\x40\xf4")  # inc ax; inc ax; hlt
     vcpu.set_guest_debug(kvm_guest_debug(control=c.KVM_GUESTDBG_ENABLE | c.KVM_GUESTDBG_SINGLESTEP))
-    run = vcpu.runner()
+    run = vcpu.runner().enter
     for number in (1, 2):
         assert run() == c.KVM_EXIT_DEBUG
         assert vcpu.get_regs().rax == number
@@ -345,11 +345,11 @@ def test_registers_come_with_the_exit(vm: VM, memory: mmap.mmap) -> None:
         pytest.skip("the kernel has no KVM_CAP_SYNC_REGS")
     vcpu = start(vm, memory, OUT_FOREVER, rax=0x1234, rdx=0x80)
     vcpu.run_struct.kvm_valid_regs = c.KVM_SYNC_X86_REGS
-    assert vcpu.runner()() == c.KVM_EXIT_IO
+    assert vcpu.runner().enter() == c.KVM_EXIT_IO
     assert vcpu.run_struct.s.regs.regs.rax == 0x1234
     vcpu.run_struct.s.regs.regs.rax = 0x42
     vcpu.run_struct.kvm_dirty_regs = c.KVM_SYNC_X86_REGS
-    assert vcpu.runner()() == c.KVM_EXIT_IO
+    assert vcpu.runner().enter() == c.KVM_EXIT_IO
     assert vcpu.get_regs().rax == 0x42
 
 

@@ -60,7 +60,7 @@ class Worker:
         self.thread.start()
 
     def _work(self) -> None:
-        run, page = self.vcpu.runner(), self.vcpu.page
+        run, page = self.vcpu.runner().enter, self.vcpu.page
         answered = 0
         while not self.stop:
             self.before_entry()
@@ -127,7 +127,7 @@ def test_a_kick_outside_of_the_guest_keeps_it_from_entering(vcpu: Vcpu) -> None:
 
 
 def test_a_heartbeat_brings_the_vcpu_out_again_and_again(vcpu: Vcpu) -> None:
-    run = vcpu.runner()
+    run = vcpu.runner().enter
     with signals.Heartbeat() as heartbeat:
         heartbeat.start(2_000_000, 2_000_000)
         assert [run() for _ in range(20)] == [-errno.EINTR] * 20

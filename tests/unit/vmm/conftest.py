@@ -8,10 +8,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from kvm_bindings import recording
+from kvm_bindings.exit_ring import ExitRing, ring_size
 from kvm_bindings.structs import kvm_regs, kvm_sregs
 from vmm.bus import Bus
 from vmm.endings import Ending
@@ -22,6 +25,12 @@ IMMEDIATE_EXIT = 1
 DATA = 0x1000
 """Where the data of port I/O lies in the page, as in the kernel's."""
 IO, MMIO = 2, 6
+CAPACITY = 1 << 12
+
+
+def new_ring() -> ExitRing:
+    return ExitRing(memoryview(bytearray(ring_size(CAPACITY))), CAPACITY)
+
 
 PATIENCE = 20.0
 
@@ -60,8 +69,10 @@ class ScriptedVcpu:
         self.closed = False
         self._reading: tuple[int, int] | None = None
 
-    def runner(self) -> Callable[[], int]:
-        return self.enter
+    def runner(self, ring: ExitRing | None) -> Any:
+        if ring is None:
+            return SimpleNamespace(enter=self.enter, finish=lambda: None)
+        return recording.Recorder(self.enter, self.index, memoryview(self.page), ring)
 
     def enter(self) -> int:
         self.entries += 1
@@ -189,7 +200,7 @@ class Control:
 class VcpuRig:
     """A vCPU on a script, with a device on ports 0x10..0x1F and on addresses 0xD0000000..."""
 
-    def __init__(self, kvm, device=None, *, strict=False, irqchip=False, answers=()):
+    def __init__(self, kvm, device=None, *, strict=False, irqchip=False, answers=(), ring=True):
         self.kvm = kvm
         self.device = device or Recorder()
         self.pio = Bus("port", 0x10000, strict=strict)
@@ -205,6 +216,7 @@ class VcpuRig:
             lock=self.lock,
             control=self.control,
             irqchip=irqchip,
+            ring=new_ring() if ring else None,
         )
 
 
@@ -239,7 +251,15 @@ class RunRig:
         pio.map(range(0x10, 0x11), self.port)
         mmio = Bus("MMIO", 1 << 52)
         self.vcpus = [
-            Vcpu(kvm, pio=pio, mmio=mmio, lock=lock, control=self.control, irqchip=irqchip)
+            Vcpu(
+                kvm,
+                pio=pio,
+                mmio=mmio,
+                lock=lock,
+                control=self.control,
+                irqchip=irqchip,
+                ring=new_ring(),
+            )
             for kvm in kvms
         ]
         self.control.vcpus = self.vcpus

@@ -6,8 +6,6 @@ import errno
 
 import pytest
 
-from vmm.vcpu import RING_SIZE
-
 # The kernel's numbers, declared again.
 EXIT_IO, EXIT_HLT, EXIT_MMIO, EXIT_IRQ_WINDOW, EXIT_SHUTDOWN = 2, 5, 6, 7, 8
 EXIT_FAIL_ENTRY, EXIT_INTR, EXIT_INTERNAL_ERROR, EXIT_SYSTEM_EVENT = 9, 10, 17, 24
@@ -238,10 +236,40 @@ def test_last_exits_are_in_order(rig, scripted):
 
 
 def test_last_exits_wrap_around(rig, scripted):
-    made = rig(*(scripted.out(0x10, n) for n in range(RING_SIZE + 10)))
-    made.vcpu.execute(limit=RING_SIZE + 10)
-    values = [event.value for event in made.vcpu.last_exits()]
-    assert values == list(range(10, RING_SIZE + 10))
-    assert [event.value for event in made.vcpu.last_exits(3)] == [71, 72, 73]
+    ring = 1 << 12  # the rig's
+    made = rig(*(scripted.out(0x10, n, 2) for n in range(ring + 10)))
+    made.vcpu.execute(limit=ring + 10)
+    values = [event.value for event in made.vcpu.last_exits(10**6)]
+    assert values == list(range(10, ring + 10))
+    assert [event.value for event in made.vcpu.last_exits(3)] == [ring + 7, ring + 8, ring + 9]
     assert made.vcpu.last_exits(0) == []
-    assert len(made.vcpu.last_exits(10**6)) == RING_SIZE
+    assert len(made.vcpu.last_exits()) == 64
+
+
+def test_without_a_ring_nothing_is_remembered(rig, scripted):
+    made = rig(scripted.out(0x10, 1), EXIT_HLT, ring=None)
+    assert made.vcpu.execute().reason == "halt"
+    assert made.vcpu.last_exits() == []
+    assert made.vcpu.exits == 2
+
+
+def test_what_comes_after_an_exit_sees_its_record(rig, scripted):
+    made, seen = rig(scripted.out(0x10, 1), scripted.ins(0x11), EXIT_HLT), []
+    made.vcpu.call_after(lambda: seen.append((made.vcpu.ring.done, len(made.device.log))))
+    made.vcpu.execute()
+    assert seen == [(0, 0), (1, 1), (2, 2), (3, 2)]
+    assert made.vcpu.last_exits(2)[0].value == 0xA0
+
+
+def test_a_ring_that_is_full_is_emptied_before_the_guest_goes_on(rig, scripted):
+    made, heads = rig(*(scripted.out(0x10, n) for n in range(10)), EXIT_HLT), []
+
+    def full(vcpu):
+        heads.append((vcpu.ring.head, made.kvm.entries))
+        vcpu.runner.set_limit(vcpu.ring.head + 4)
+
+    made.vcpu.when_full(4, full)
+    assert made.vcpu.execute().reason == "halt"
+    assert heads == [(4, 4), (8, 8)]
+    assert len(made.device.log) == 10
+    assert made.vcpu.exits == 11

@@ -1,0 +1,1 @@
+"""Traces: what a machine's vCPUs did, exit by exit."""

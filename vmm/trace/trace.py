@@ -1,0 +1,143 @@
+"""A machine's trace: the flight recorder that is always on, or a file that keeps every record.
+
+The vCPUs' runners write to the rings by themselves. What is left to do here: copy records to the
+file before they are overwritten, note the machine's events, and say what machine it was.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from kvm_bindings.exit_ring import WRITE, ExitRing
+from vmm.trace.layout import CAPACITY, END, EVENTS, META, RECORDS
+from vmm.trace.memory import TraceMemory
+
+if TYPE_CHECKING:
+    from vmm.vcpu import Vcpu
+
+__all__ = ["Trace"]
+
+
+class Trace:
+    """The trace of one machine.
+
+    Args:
+        vcpus: how many vCPUs.
+        path: a file that gets every record; None: only the last ones are kept, in memory.
+        capacity: records in a ring; 0 for the usual number.
+
+    Raises:
+        ConfigError: the file cannot be made.
+    """
+
+    def __init__(self, vcpus: int, path: str | None = None, capacity: int = 0) -> None:
+        capacity = capacity or CAPACITY
+        self.memory = TraceMemory(vcpus, path, capacity)
+        self.path = path
+        self.error: OSError | None = None
+        """Why the file has not got everything; the guest runs on without."""
+        self._half = capacity // 2
+        self._events = threading.Lock()
+        self._described = b""
+
+    def ring(self, vcpu: int) -> ExitRing:
+        """A vCPU's ring."""
+        return self.memory.of_vcpu(vcpu)
+
+    def watch(self, vcpu: Vcpu) -> None:
+        """Keep a vCPU's records: have them copied to the file before they are overwritten."""
+        if self.path is not None:
+            vcpu.when_full(self._half, self._vcpu_full)
+
+    def event(
+        self, kind: int, *, address: int = 0, value: int = 0, count: int = 0, reason: int = 0,
+        size: int = 0, write: bool = False, vcpu: int = 0,
+    ) -> None:  # fmt: skip
+        """Note an event of the machine (`vmm.trace.layout`). From any thread."""
+        ring = self.memory.events
+        with self._events:
+            ring.add(
+                *(time.monotonic_ns(), 0, address, value, 0, 0, count),
+                *(reason, vcpu, kind, size, WRITE if write else 0, 0),
+            )
+            if self.path is not None and ring.done - ring.flushed >= self._half:
+                self._flush(EVENTS)
+
+    def note_irq(self, gsi: int, level: bool) -> None:
+        """Note that an interrupt line went up or down."""
+        from vmm.trace.layout import IRQ
+
+        self.event(IRQ, address=gsi, value=int(level))
+        if level:
+            self.memory.rings[EVENTS + 1].note_irq()
+
+    def describe(self, meta: dict[str, Any]) -> None:
+        """Say in the file what machine this is; may be called again when more is known."""
+        if self.path is None or self.error is not None:
+            return
+        text = _json(meta)
+        if text != self._described:
+            self._described = text
+            self._append(META, text)
+
+    def save(self, path: str, meta: dict[str, Any], end: dict[str, Any] | None = None) -> None:
+        """Write what the rings hold now to a trace file of its own.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        from vmm.trace.memory import refused
+
+        copy = TraceMemory(len(self.memory.rings) - 1, path, self.memory.capacity)
+        try:
+            self.memory.copy_to(copy)
+            copy.append(META, _json(meta))
+            if end is not None:
+                copy.append(END, _json(end))
+            copy.finish()
+        except OSError as error:
+            raise refused(path, error) from None
+        finally:
+            copy.close()
+
+    def close(self, end: dict[str, Any] | None = None) -> None:
+        """Complete the file, with how the run ended, and let go of it."""
+        if self.path is not None:
+            for number in range(len(self.memory.rings)):
+                self._flush(number)
+            if end is not None and self.error is None:
+                self._append(END, _json(end))
+            if self.error is None:
+                self.memory.finish()
+        self.memory.close()
+
+    def _vcpu_full(self, vcpu: Vcpu) -> None:
+        self._flush(EVENTS + 1 + vcpu.index)
+        ring = self.ring(vcpu.index)
+        vcpu.runner.set_limit(ring.head + self._half)
+
+    def _flush(self, number: int) -> None:
+        if self.error is not None:
+            return
+        ring = self.memory.rings[number]
+        first, end = ring.flushed, ring.done
+        if first != end and self._append(
+            RECORDS, *ring.parts(first, end), ring=number, first=first
+        ):
+            ring.flushed = end
+
+    def _append(self, kind: int, *parts: bytes | memoryview, ring: int = 0, first: int = 0) -> bool:
+        try:
+            self.memory.append(kind, *parts, ring=ring, first=first)
+        except OSError as error:
+            self.error = error.with_traceback(None)  # whose frames hold parts of the rings
+            return False
+        return True
+
+
+def _json(data: dict[str, Any]) -> bytes:
+    import json
+
+    return json.dumps(data, separators=(",", ":")).encode()
