@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,8 @@ class Bench:
     exits: int
     machines: int
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="glassvm-bench-")))
+    open: ExitStack = field(default_factory=ExitStack)
+    """What a figure keeps open is closed when it has been measured."""
 
     @cached_property
     def c_peer(self) -> CPeer:
@@ -95,6 +97,8 @@ class Figure:
     prepare: Prepare
     target: Target | None = None
     where: Callable[[], AbstractContextManager[None]] = pinned
+    slices: int = 1
+    """Each round is cut into so many, with as much less work: for a host whose speed changes."""
 
 
 def _exits(bench: Bench) -> tuple[Measure, Measure]:
@@ -153,6 +157,35 @@ def _coalesced(bench: Bench) -> tuple[Measure, Measure]:
     return ours, lambda: _writes_per_s(guest, bench.exits)
 
 
+def _flight(bench: Bench) -> tuple[Measure, Measure]:
+    return _against_untraced(bench, lambda: True)
+
+
+def _file(bench: Bench) -> tuple[Measure, Measure]:
+    return _against_untraced(bench, lambda: str(bench.folder / "bench.vtrace"))
+
+
+def _against_untraced(bench: Bench, trace: Callable[[], str | bool]) -> tuple[Measure, Measure]:
+    """Two machines that differ in their trace alone, each of which stays as it is: a difference
+    of a hundredth is seen only between slices of a few milliseconds, in turn."""
+
+    def measure(trace: str | bool) -> Measure:
+        machine = bench.open.enter_context(vmm.Machine(memory="64K", trace=trace))
+        machine.memory.write(_ENTRY, WRITE_LOOP)
+        machine.on_out(PORT)(lambda value, size: None)
+        machine.start_at(_ENTRY)
+        machine.run(max_exits=_WARM_UP)
+
+        def slice_() -> float:
+            began = time.perf_counter()
+            machine.run(max_exits=bench.exits)
+            return bench.exits / (time.perf_counter() - began)
+
+        return slice_
+
+    return measure(trace()), measure(False)
+
+
 def _uart(bench: Bench) -> tuple[Measure, Measure]:
     def ours() -> float:
         with vmm.Machine(memory="64K") as machine:
@@ -181,10 +214,12 @@ def _cpus(bench: Bench) -> tuple[Measure, Measure]:
     return lambda: measure(2), lambda: measure(1)
 
 
-def _writes_per_s(guest: bytes, exits: int, *, coalesced: bool = False) -> float:
+def _writes_per_s(
+    guest: bytes, exits: int, *, coalesced: bool = False, trace: str | bool = True
+) -> float:
     """Run a guest that writes to `PORT`, and count the calls of a handler in Python."""
     writes = 0
-    with vmm.Machine(memory="64K") as machine:
+    with vmm.Machine(memory="64K", trace=trace) as machine:
 
         @machine.on_out(PORT, coalesced=coalesced)
         def count(value: int, size: int) -> None:
@@ -244,7 +279,15 @@ def _command(
 _EXITS_WHAT = "port writes to a Python function"
 
 FIGURES = (
-    Figure("exits", _EXITS_WHAT, "VMM in C", "exits/s", _exits, Target(0.85, at_least=True)),
+    Figure(
+        "exits",
+        _EXITS_WHAT,
+        "VMM in C",
+        "exits/s",
+        _exits,
+        Target(0.85, at_least=True),
+        slices=4,
+    ),
     Figure(
         "create",
         "create, first exit, close in process",
@@ -285,6 +328,24 @@ FIGURES = (
         "writes/s",
         _coalesced,
         Target(4.0, at_least=True),
+    ),
+    Figure(
+        "flight",
+        "port writes with the flight recorder",
+        "nothing noted",
+        "exits/s",
+        _flight,
+        Target(0.97, at_least=True),
+        slices=10,
+    ),
+    Figure(
+        "file",
+        "port writes with every record in a file",
+        "nothing noted",
+        "exits/s",
+        _file,
+        Target(0.9, at_least=True),
+        slices=10,
     ),
     Figure("uart", "COM1 of a PC, LSR and THR in turn", "bare on_out", "exits/s", _uart),
     Figure("cpus", "port writes on 2 processors", "1 processor", "exits/s", _cpus, where=all_cpus),

@@ -10,6 +10,8 @@ import json
 import shutil
 import sys
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from figures import FIGURES, Bench, Figure
@@ -70,9 +72,11 @@ def _measure(figure: Figure, bench: Bench, rounds: int) -> Measured:
     began = time.monotonic()
     print(f"{figure.name} ...", end=" ", flush=True, file=sys.stderr)
     try:
-        ours, peer = figure.prepare(bench)
-        with figure.where():
-            return Measured(figure, compare(ours, peer, rounds))
+        slices = figure.slices
+        part = replace(bench, exits=bench.exits // slices, open=ExitStack())
+        with part.open, figure.where():
+            ours, peer = figure.prepare(part)
+            return Measured(figure, compare(ours, peer, rounds * slices))
     finally:
         print(f"{time.monotonic() - began:.1f} s", file=sys.stderr)
 
