@@ -91,7 +91,7 @@ def boot(
         ConfigError: the machine cannot be made.
         KvmUnavailable: KVM cannot be used here.
     """
-    found = _open_image(str(image), format)
+    found = _open_image(str(image), format, cpus)
     size = parse_size(_DEFAULT_MEMORY if memory is None else memory, what="memory")
     layout = MemoryLayout.for_size(size)
     options = BootOptions(
@@ -139,7 +139,7 @@ def boot(
     return machine
 
 
-def _open_image(image: str, format: str) -> _Image:
+def _open_image(image: str, format: str, cpus: int | None) -> _Image:
     if not image:
         raise BootError("the name of the image is empty; give a file, or payload:NAME")
     if not image.startswith(PAYLOAD_PREFIX):
@@ -159,7 +159,7 @@ def _open_image(image: str, format: str) -> _Image:
         raise BootError(f"{image}: no such built-in guest; {hint}")
     return _Image(
         name,
-        found.image(),
+        found.image(cpus),
         found.format if format == "auto" else format,
         load_addr=None if found.format == "bootsector" else found.load_addr,
         cpl=found.cpl,

@@ -45,6 +45,7 @@ __all__ = ["Machine"]
 InFunction = TypeVar("InFunction", bound=Callable[[int], int])
 OutFunction = TypeVar("OutFunction", bound=Callable[[int, int], None])
 
+_MOST_CPUS = 255
 _PIO_LIMIT = 0x1_0000
 _MMIO_LIMIT = 1 << 52
 
@@ -86,6 +87,11 @@ class Machine:
         layout = MemoryLayout.for_size(parse_size(memory, what="memory"))
         if cpus < 1:
             raise ConfigError(f"{cpus} vCPUs: a machine needs at least one")
+        if cpus > _MOST_CPUS:
+            raise ConfigError(
+                f"{cpus} vCPUs: a machine has {_MOST_CPUS} at most, since the number of a local "
+                "APIC has 8 bits"
+            )
         if cpus > 1 and not irqchip:
             raise ConfigError(
                 f"{cpus} vCPUs need irqchip=True (--irqchip on): the others are started by INIT "
@@ -421,8 +427,10 @@ class Machine:
             raise LifecycleError("the machine is closed")
         if timeout is not None and not timeout > 0:
             raise ConfigError(f"timeout {timeout}: give seconds above 0, or None for no bound")
-        if max_exits is not None and max_exits < 1:
-            raise ConfigError(f"max_exits {max_exits}: give 1 or more, or None for no bound")
+        if max_exits is not None and (max_exits < 1 or max_exits != int(max_exits)):
+            raise ConfigError(
+                f"max_exits {max_exits}: give a whole number from 1 on, or None for no bound"
+            )
 
     def _exits(self) -> int:
         return sum(vcpu.exits for vcpu in self._hardware.vcpus)

@@ -89,9 +89,14 @@ class Payload:
         """The file with the assembled image."""
         return _HERE / f"{self.name}.bin"
 
-    def image(self) -> bytes:
-        """Return the assembled image, to be loaded at `load_addr`."""
-        return self.image_path.read_bytes()
+    def image(self, cpus: int | None = None) -> bytes:
+        """Return the assembled image, to be loaded at `load_addr`; `cpus` is how many processors
+        the machine has, where it is not the usual number."""
+        image = self.image_path.read_bytes()
+        if cpus is None or self.name != "smp":
+            return image
+        behind = SMP_CPUS_OFFSET + 4
+        return image[:SMP_CPUS_OFFSET] + cpus.to_bytes(4, "little") + image[behind:]
 
 
 PAYLOADS: Mapping[str, Payload] = MappingProxyType(
@@ -156,7 +161,7 @@ PAYLOADS: Mapping[str, Payload] = MappingProxyType(
             ),
             Payload(
                 "smp",
-                "starts four processors with INIT and SIPI",
+                "starts the other processors with INIT and SIPI",
                 "flat32",
                 ends="debug_exit",
                 status=0,

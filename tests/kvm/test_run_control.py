@@ -320,3 +320,9 @@ def test_ten_runs_are_the_same(machine):
     first = trace()
     assert len(first) == 16
     assert all(trace() == first for _ in range(9))
+
+
+@pytest.mark.parametrize("bound", [0, -1, 1.5])
+def test_a_bound_that_is_no_number_of_exits_is_refused(machine, bound):
+    with pytest.raises(vmm.ConfigError, match="give a whole number from 1 on"):
+        machine("f4").run(max_exits=bound)

@@ -7,7 +7,6 @@ import threading
 import pytest
 
 import vmm
-from firmware.payloads import PAYLOADS, SMP_CPUS_OFFSET
 from vmm.lifecycle import Phase
 
 pytestmark = pytest.mark.kvm
@@ -32,11 +31,7 @@ WAIT_AND_EXIT = "31c0 8ed8 f390 803e000500 74f7 b005 e6f4" + HALT_FOR_GOOD
 @pytest.fixture
 def smp(boot):
     def make(cpus):
-        machine = boot("payload:smp", memory="2M", cpus=cpus)
-        machine.memory.write(
-            PAYLOADS["smp"].load_addr + SMP_CPUS_OFFSET, cpus.to_bytes(4, "little")
-        )
-        return machine
+        return boot("payload:smp", memory="2M", cpus=cpus)
 
     return make
 

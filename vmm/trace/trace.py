@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from kvm_bindings.exit_ring import WRITE, ExitRing
+from kvm_bindings.exit_ring import RECORD_SIZE, WRITE, ExitRing
 from vmm.trace.layout import CAPACITY, END, EVENTS, META, RECORDS
 from vmm.trace.memory import TraceMemory
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from vmm.vcpu import Vcpu
 
 __all__ = ["Trace"]
+
+_MOST_BYTES = 64 << 20
+"""The rings of a machine with many vCPUs take no more than that."""
 
 
 class Trace:
@@ -33,7 +36,7 @@ class Trace:
     """
 
     def __init__(self, vcpus: int, path: str | None = None, capacity: int = 0) -> None:
-        capacity = capacity or CAPACITY
+        capacity = capacity or _capacity(vcpus)
         self.memory = TraceMemory(vcpus, path, capacity)
         self.path = path
         self.error: OSError | None = None
@@ -135,6 +138,14 @@ class Trace:
             self.error = error.with_traceback(None)  # whose frames hold parts of the rings
             return False
         return True
+
+
+def _capacity(vcpus: int) -> int:
+    """The usual number of records in a ring: fewer where there are many rings."""
+    capacity = CAPACITY
+    while vcpus * capacity * RECORD_SIZE > _MOST_BYTES:
+        capacity //= 2
+    return capacity
 
 
 def _json(data: dict[str, Any]) -> bytes:

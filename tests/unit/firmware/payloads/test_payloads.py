@@ -86,6 +86,9 @@ def test_smp_waits_for_as_many_processors_as_it_is_given() -> None:
     assert int.from_bytes(cell, "little") == guest.cpus
     numbers = " ".join(map(str, range(guest.cpus))).encode()
     assert numbers in guest.console
+    other = guest.image(cpus=2)
+    assert int.from_bytes(other[SMP_CPUS_OFFSET : SMP_CPUS_OFFSET + 4], "little") == 2
+    assert other[SMP_CPUS_OFFSET + 4 :] == guest.image()[SMP_CPUS_OFFSET + 4 :]
 
 
 def test_serial_echo_answers_in_upper_case_up_to_q() -> None:

@@ -139,3 +139,11 @@ def test_a_full_disk_ends_the_file_not_the_run() -> None:
     assert trace.error.strerror == "No space left on device"
     assert trace.memory.events.done == 1000
     trace.close({})
+
+
+@pytest.mark.parametrize("vcpus", [1, 4, 32, 33, 255])
+def test_the_rings_of_many_vcpus_are_smaller(vcpus: int) -> None:
+    trace = Trace(vcpus)
+    size = trace.memory.capacity * 64
+    assert size == 2 << 20 if vcpus <= 32 else vcpus * size <= 64 << 20 < vcpus * size * 2
+    trace.close()
