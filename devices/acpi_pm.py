@@ -17,10 +17,10 @@ data sheet, "Power Management I/O Registers".
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import ClassVar
 
 from devices.protocols import Clock, IrqLine, Signal, State, StateError, no_irq, no_signal
+from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable, bits
 from devices.states import require, require_unsigned
 
@@ -72,8 +72,7 @@ TMR_EN = PM1_EN.mask("TMR_EN")
 SLP_EN = PM1_CNT.mask("SLP_EN")
 
 
-@dataclass(frozen=True, slots=True)
-class AcpiPmState:
+class AcpiPmState(Record):
     """The registers, and the timer's age in nanoseconds."""
 
     kind: ClassVar[str] = "acpi-pm"

@@ -9,10 +9,10 @@ Spec: Motorola MC146818A data sheet, "Address Map", "Registers"; IBM PC/AT Techn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from devices.protocols import StateError
+from devices.records import Record
 from devices.registers import Field, Register, RegisterTable, When, bits
 from devices.states import require_bytes, require_unsigned
 
@@ -105,8 +105,7 @@ _ENABLES = STATUS_B.mask("PIE", "AIE", "UIE", "SQWE")
 _LONGEST_OFFSET = 1 << 70
 
 
-@dataclass(frozen=True, slots=True)
-class CmosRtcState:
+class CmosRtcState(Record):
     """The cells, and how far the clock in them is from the host's."""
 
     kind: ClassVar[str] = "cmos-rtc"

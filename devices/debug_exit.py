@@ -10,10 +10,10 @@ Spec: QEMU, hw/misc/debugexit.c.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from devices.protocols import State
+from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable
 from devices.states import require
 
@@ -30,8 +30,7 @@ def _ignore(code: int) -> None:
     """Take a verdict that nobody waits for."""
 
 
-@dataclass(frozen=True, slots=True)
-class DebugExitState:
+class DebugExitState(Record):
     """A debug-exit port has nothing to remember."""
 
     kind: ClassVar[str] = "debug-exit"

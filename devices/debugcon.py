@@ -9,10 +9,10 @@ Spec: Bochs User Manual, "port_e9_hack"; QEMU, hw/char/debugcon.c.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from devices.protocols import ByteSink, State, discard
+from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable
 from devices.states import require
 
@@ -34,8 +34,7 @@ REGISTERS = RegisterTable(
 _BYTES = tuple(bytes((value,)) for value in range(256))
 
 
-@dataclass(frozen=True, slots=True)
-class DebugConState:
+class DebugConState(Record):
     """A debug console has nothing to remember."""
 
     kind: ClassVar[str] = "debugcon"

@@ -16,11 +16,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
 from devices.protocols import GuestAddressError, GuestMemory, State, StateError
+from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable
 from devices.states import require, require_unsigned
 
@@ -80,8 +80,7 @@ class _NoMemory:
         raise GuestAddressError(f"no memory at {gpa:#x}")
 
 
-@dataclass(frozen=True, slots=True)
-class FwCfgState:
+class FwCfgState(Record):
     """Where the guest is reading, and what it has written.
 
     The other items are the machine's configuration and not saved: the machine that loads this

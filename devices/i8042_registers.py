@@ -7,12 +7,12 @@ Spec: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary D
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from devices.keyboard import KEYBOARD_PARAMETERS, QUEUE_BYTES
 from devices.mouse import MOUSE_PARAMETERS
 from devices.protocols import StateError
+from devices.records import Record
 from devices.registers import Register, RegisterTable, bits
 from devices.states import require_bytes, require_flags, require_unsigned
 
@@ -72,8 +72,7 @@ PARAMETERS = frozenset({WRITE_BYTE, WRITE_OUTPUT, WRITE_KBD_BUFFER, WRITE_AUX_BU
 """The commands that a byte at the data port follows."""
 
 
-@dataclass(frozen=True, slots=True)
-class I8042State:
+class I8042State(Record):
     """The controller, and both devices behind it."""
 
     kind: ClassVar[str] = "i8042"

@@ -13,10 +13,10 @@ Spec: QEMU, hw/misc/pc-testdev.c.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from devices.protocols import Device, State, open_bus
+from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable
 from devices.states import require, require_bytes, require_unsigned
 
@@ -60,8 +60,7 @@ def _no_flush(gpa: int) -> None:
     """Flush a page where nothing is mapped."""
 
 
-@dataclass(frozen=True, slots=True)
-class PcTestPortsState:
+class PcTestPortsState(Record):
     """The loopback register."""
 
     kind: ClassVar[str] = "pc-testdev-ports"
@@ -110,8 +109,7 @@ class PcTestPorts(RegisterDevice):
         self.write_DATA(state.data)
 
 
-@dataclass(frozen=True, slots=True)
-class PcTestIrqLinesState:
+class PcTestIrqLinesState(Record):
     """The lines that are asserted, bit n for line n."""
 
     kind: ClassVar[str] = "pc-testdev-irq"
@@ -167,8 +165,7 @@ class PcTestIrqLines(RegisterDevice):
         self._asserted = state.asserted
 
 
-@dataclass(frozen=True, slots=True)
-class PcTestMemoryState:
+class PcTestMemoryState(Record):
     """The contents of the memory."""
 
     kind: ClassVar[str] = "pc-testdev-mmio"

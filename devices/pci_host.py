@@ -12,11 +12,11 @@ Intel 440FX PCIset data sheet, "CONFADD" and "CONFDATA"; Intel 82371SB (PIIX3) d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from devices.i440fx import HostBridge
 from devices.protocols import Signal, State, StateError, no_signal, open_bus
+from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable, bits
 from devices.states import require, require_unsigned
 
@@ -69,8 +69,7 @@ class PciFunction(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class PciHostState:
+class PciHostState(Record):
     """The two registers, and the host bridge's 256 bytes of configuration space."""
 
     kind: ClassVar[str] = "pci-host"

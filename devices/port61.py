@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from devices.protocols import Clock, State
+from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable, bits
 from devices.states import require, require_unsigned
 
@@ -48,8 +48,7 @@ _GATE2, _REFRESH, _OUT2 = (CONTROL.mask(name) for name in ("GATE2", "REFRESH", "
 _KEPT = 0x0F
 
 
-@dataclass(frozen=True, slots=True)
-class Port61State:
+class Port61State(Record):
     """The four bits that a guest writes."""
 
     kind: ClassVar[str] = "port61"

@@ -10,10 +10,10 @@ Spec: IBM PS/2 Hardware Interface Technical Reference, "System Control Port A".
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from devices.protocols import Signal, State, no_signal
+from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable, bits
 from devices.states import require, require_unsigned
 
@@ -32,8 +32,7 @@ REGISTERS = RegisterTable(CONTROL)
 _INIT, _A20 = CONTROL.mask("INIT"), CONTROL.mask("A20")
 
 
-@dataclass(frozen=True, slots=True)
-class Port92State:
+class Port92State(Record):
     """The port's bits."""
 
     kind: ClassVar[str] = "port92"

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from devices.protocols import State, StateError
+from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable
 from devices.states import require, require_unsigned
 
@@ -29,8 +29,7 @@ HISTORY = 16
 """How many codes are kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class PostState:
+class PostState(Record):
     """The latch and the codes before it, oldest first."""
 
     kind: ClassVar[str] = "post"

@@ -95,7 +95,7 @@ class Device(Protocol):
 
 
 class State(Protocol):
-    """A device's saved state: a frozen dataclass of ints, bools, strs, bytes and tuples of them."""
+    """A device's saved state: a `Record` of ints, bools, strs, bytes and tuples of them."""
 
     kind: ClassVar[str]
     """What sort of device it belongs to: "uart16550"."""

@@ -15,22 +15,22 @@ divisor latch behind DLAB, a CMOS cell behind the index port.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 from devices.protocols import open_bus
+from devices.records import Record
 
 __all__ = ["Field", "Register", "RegisterDevice", "RegisterTable", "When", "bits"]
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(Record):
     """`width` bits of a register, the lowest of them bit `low`."""
 
     name: str
     low: int
     width: int = 1
-    values: Mapping[int, str] = field(default_factory=dict)
+    values: Mapping[int, str] = MappingProxyType({})
     """Names for values of a field of several bits."""
 
     @property
@@ -61,8 +61,7 @@ def bits(**fields: int | tuple[int, int] | Field) -> tuple[Field, ...]:
     return tuple(made)
 
 
-@dataclass(frozen=True, slots=True)
-class When:
+class When(Record):
     """The condition `value of register & mask == equals`."""
 
     register: str
@@ -80,8 +79,7 @@ class When:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Register:
+class Register(Record):
     """One register: `size` bytes at byte `offset` of its device's range."""
 
     name: str

@@ -7,10 +7,10 @@ Spec: PC16550D data sheet, "Registers".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from devices.protocols import StateError
+from devices.records import Record
 from devices.registers import Field, Register, RegisterTable, When, bits
 from devices.states import require_bytes, require_flags, require_unsigned
 
@@ -110,8 +110,7 @@ REGISTERS = RegisterTable(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Uart16550State:
+class Uart16550State(Record):
     """The registers that are not computed, the receiver's FIFO and what waits for a read."""
 
     kind: ClassVar[str] = "uart16550"

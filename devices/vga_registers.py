@@ -10,10 +10,10 @@ VGA and SVGA Video Programming Information".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from devices.protocols import StateError
+from devices.records import Record
 from devices.registers import Field, Register, RegisterTable, When, bits
 from devices.states import require_bytes, require_flags, require_unsigned
 
@@ -169,8 +169,7 @@ REGISTERS = RegisterTable(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class VgaTextState:
+class VgaTextState(Record):
     """Every register, each indexed chip as bytes by index."""
 
     kind: ClassVar[str] = "vga-text"

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = [
     "CONFIG_TABLE",
@@ -111,8 +111,7 @@ _SLAVE_STUB = (  # IRQ 8 to 15; register C of the clock is read or it never inte
 _QUIET = frozenset({0x01, 0x02, 0x03, 0x04, 0x05, 0x1B, 0x1C, 0x23, 0x24, 0x28, 0x4A})
 
 
-@dataclass(frozen=True, slots=True)
-class DriveGeometry:
+class DriveGeometry(NamedTuple):
     """A disk's shape as CHS addressing sees it."""
 
     cylinders: int

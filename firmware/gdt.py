@@ -10,8 +10,8 @@ Spec: AMD64 APM vol. 2, Segmented Virtual Memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 __all__ = [
     "GDT_SIZE",
@@ -99,8 +99,7 @@ def descriptor(
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A segment register with its hidden part, under the names of KVM's `struct kvm_segment`.
 
     `limit` is the last valid offset in bytes, whatever `g` says: 0xFFFFFFFF for 4 GiB.

@@ -16,7 +16,7 @@ Spec: AMD64 APM vol. 2, Initializing Long Mode; 64-Bit Task State Segment.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from firmware.gdt import GDT_SIZE, TSS_SIZE, Segment, flat_gdt, tss_segment
 from firmware.page_tables import TABLES_SIZE, identity_map
@@ -33,8 +33,7 @@ _TSS_IO_MAP_BASE = 102
 _OPEN_PORTS = 0xF000
 
 
-@dataclass(frozen=True, slots=True)
-class StartTables:
+class StartTables(NamedTuple):
     """The block and what the registers point at in it. All addresses are guest-physical."""
 
     gpa: int

@@ -6,8 +6,7 @@ import ctypes
 import errno
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvm_bindings.calls import ioctl, pointer_to
 from kvm_bindings.errors import KvmError
@@ -19,8 +18,7 @@ _HEADER = struct.Struct("=II")
 _ENTRY = struct.Struct("=7I12x")
 
 
-@dataclass(frozen=True, slots=True)
-class CpuidEntry:
+class CpuidEntry(NamedTuple):
     """What CPUID answers in four 32-bit registers for one leaf (`function`).
 
     `index` is the subleaf; it counts only where `flags` has KVM_CPUID_FLAG_SIGNIFCANT_INDEX.
@@ -29,7 +27,7 @@ class CpuidEntry:
     """
 
     function: int
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # hides tuple.index, which a row has no use for
     flags: int = 0
     eax: int = 0
     ebx: int = 0
@@ -57,13 +55,11 @@ def read_table(fd: int, request: Ioctl) -> list[CpuidEntry]:
         count = _HEADER.unpack_from(buffer)[0]
         end = _HEADER.size + count * _ENTRY.size
         entries = memoryview(buffer)[_HEADER.size : end]
-        return [CpuidEntry(*fields) for fields in _ENTRY.iter_unpack(entries)]
+        return [CpuidEntry._make(fields) for fields in _ENTRY.iter_unpack(entries)]
 
 
 def pack_table(entries: Iterable[CpuidEntry]) -> Any:
     """Lay out `entries` as a kvm_cpuid2, to be passed to `ioctl`."""
-    packed = [
-        _ENTRY.pack(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx) for e in entries
-    ]
+    packed = [_ENTRY.pack(*entry) for entry in entries]
     data = _HEADER.pack(len(packed), 0) + b"".join(packed)
     return ctypes.create_string_buffer(data, len(data))

@@ -9,12 +9,11 @@ own leaves in the kernel's "KVM CPUID bits".
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from devices.records import Record
 from vmm.errors import ConfigError
 
 __all__ = ["DEPENDENTS", "FEATURES", "Feature", "dependents_of", "find_feature"]
@@ -22,8 +21,7 @@ __all__ = ["DEPENDENTS", "FEATURES", "Feature", "dependents_of", "find_feature"]
 Register = Literal["eax", "ebx", "ecx", "edx"]
 
 
-@dataclass(frozen=True, slots=True)
-class Feature:
+class Feature(Record):
     """Bit `bit` of `register` in leaf `function`, subleaf `index`."""
 
     name: str
@@ -192,5 +190,7 @@ def find_feature(name: str) -> Feature:
 
 def _did_you_mean(name: str) -> str:
     known: Iterable[str] = [*FEATURES, *_ALIASES]
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    from difflib import get_close_matches  # a name that is right need not pay for it
+
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(close)}?" if close else ""

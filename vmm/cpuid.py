@@ -11,8 +11,8 @@ Information Via the CPUID Instruction"; Intel SDM vol. 2, "CPUID".
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 
+from devices.records import Record
 from kvm_bindings import CpuidEntry
 from kvm_bindings.constants import KVM_CPUID_FLAG_SIGNIFCANT_INDEX
 from vmm.cpu_features import FEATURES, Feature, dependents_of, find_feature
@@ -50,12 +50,14 @@ _ALWAYS = frozenset({"hypervisor", "ht"})
 _NEEDS_LAPIC = frozenset({"x2apic", "tsc_deadline_timer"})
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureMask:
+class FeatureMask(Record):
     """What `--cpu` asks for, by name: features to hide, and features that must be there."""
 
     hidden: frozenset[str] = frozenset()
     required: frozenset[str] = frozenset()
+
+
+_NOTHING = FeatureMask()
 
 
 def parse_features(text: str) -> FeatureMask:
@@ -84,7 +86,7 @@ def feature_names(entries: Iterable[CpuidEntry]) -> list[str]:
 
 def filter_cpuid(
     entries: Sequence[CpuidEntry],
-    mask: FeatureMask = FeatureMask(),
+    mask: FeatureMask = _NOTHING,
     *,
     vcpu_index: int = 0,
     cpus: int = 1,
@@ -144,7 +146,7 @@ def _set_bit(table: _Table, where: tuple[int, int], register: str, bit: int, on:
     entry = table.get(where)
     if entry is not None:
         value = getattr(entry, register) & ~(1 << bit) | (on << bit)
-        table[where] = replace(entry, **{register: value})
+        table[where] = entry._replace(**{register: value})
 
 
 def _trim_xsave(table: _Table, hidden: frozenset[str]) -> None:
@@ -168,8 +170,7 @@ def _trim_xsave(table: _Table, hidden: frozenset[str]) -> None:
     ]
     lost = sum(1 << component for component in gone)
     area = max([_XSAVE_LEGACY_BYTES, *sizes])
-    table[0xD, 0] = replace(
-        top,
+    table[0xD, 0] = top._replace(
         eax=top.eax & ~lost & 0xFFFF_FFFF,
         edx=top.edx & ~(lost >> 32),
         ebx=min(top.ebx, area),
@@ -182,20 +183,20 @@ def _number(table: _Table, index: int, cpus: int) -> None:
     width = (cpus - 1).bit_length()
     if (one := table.get((1, 0))) is not None:
         ebx = one.ebx & 0xFFFF | min(cpus, 255) << 16 | (index & 0xFF) << 24
-        table[1, 0] = replace(one, ebx=ebx)
+        table[1, 0] = one._replace(ebx=ebx)
     for (function, subleaf), entry in list(table.items()):
         if function == 4 and entry.eax & 0x1F:
             # Cores in the package, less one; caches are not shared between threads.
             eax = entry.eax & 0x3FFF | min(cpus - 1, 63) << 26
-            table[function, subleaf] = replace(entry, eax=eax)
+            table[function, subleaf] = entry._replace(eax=eax)
     _extended_topology(table, index, cpus, width)
     zero = table.get((0, 0))
     if zero is not None and zero.ebx in _AMD:
         if (sizes := table.get((0x8000_0008, 0))) is not None:
             ecx = min(cpus - 1, 255) | width << 12
-            table[0x8000_0008, 0] = replace(sizes, ecx=ecx)
+            table[0x8000_0008, 0] = sizes._replace(ecx=ecx)
         if (ids := table.get((0x8000_001E, 0))) is not None:
-            table[0x8000_001E, 0] = replace(ids, eax=index, ebx=index & 0xFF, ecx=0)
+            table[0x8000_001E, 0] = ids._replace(eax=index, ebx=index & 0xFF, ecx=0)
 
 
 def _extended_topology(table: _Table, index: int, cpus: int, width: int) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from dataclasses import dataclass
 from typing import Literal
 
+from devices.records import Record
 from kvm_bindings import constants as c
 from vmm.exits import exit_name
 
@@ -44,8 +44,7 @@ _FAIL_ENTRY = struct.Struct("<QI")  # hardware_entry_failure_reason, cpu
 _INTERNAL = struct.Struct("<II16Q")  # suberror, ndata, data
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Record):
     """Why a run ends, as the vCPU or the device that ended it knows it."""
 
     reason: Reason

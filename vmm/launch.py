@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from devices.records import Record
 from vmm.board import add_pc
 from vmm.errors import BootError, ConfigError
 from vmm.host.console import Console
@@ -25,8 +25,7 @@ _DEFAULT_MEMORY = "64M"
 _FLOPPY_SIZES = frozenset(k << 10 for k in (160, 180, 320, 360, 720, 1200, 1440, 2880))
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
+class _Image(Record):
     """An image and what its origin says of how to boot it."""
 
     name: str

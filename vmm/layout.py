@@ -7,8 +7,8 @@ APIC and the firmware ROM live; what does not fit below goes on at 4 GiB.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from devices.records import Record
 from vmm.errors import ConfigError
 
 __all__ = ["FOUR_GIB", "HOLE_START", "PAGE_SIZE", "MemoryLayout", "RamRange", "parse_size"]
@@ -39,8 +39,7 @@ def parse_size(text: str | int, *, what: str = "size", default_unit: str = "") -
     return int(number) * _UNITS[(unit or default_unit).lower()]
 
 
-@dataclass(frozen=True, slots=True)
-class RamRange:
+class RamRange(Record):
     """`size` bytes of RAM from guest-physical address `start`."""
 
     start: int
@@ -52,8 +51,7 @@ class RamRange:
         return self.start + self.size
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryLayout:
+class MemoryLayout(Record):
     """The RAM of a machine of `size` bytes, as ranges in ascending order."""
 
     size: int

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from devices.records import Record
 from vmm.endings import Reason
 from vmm.errors import ExitStatus
 
@@ -23,8 +23,7 @@ _STATUS: dict[str, ExitStatus] = {
 } | dict.fromkeys(DEATHS, ExitStatus.GUEST_DIED)
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
+class RunResult(Record, aside=("autopsy",)):
     """How a run ended."""
 
     reason: Reason
@@ -38,7 +37,7 @@ class RunResult:
     """The vCPU that ended it."""
     detail: str = ""
     """A sentence more where there is one to say."""
-    autopsy: Autopsy | None = field(default=None, repr=False, compare=False)
+    autopsy: Autopsy | None = None
 
     @property
     def status(self) -> int:

@@ -20,10 +20,9 @@ to the debug console at port 0xE9, and the debug-exit port is 0xF4.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 __all__ = ["PAYLOADS", "SMP_CPUS_OFFSET", "End", "Format", "Payload", "payload"]
 
@@ -42,8 +41,7 @@ _LOAD_ADDRS: Mapping[Format, int] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class Payload(NamedTuple):
     """One guest: the machine that it needs and what a run of it shows."""
 
     name: str

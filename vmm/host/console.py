@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from devices.records import Record
 
 __all__ = ["Console", "Take"]
 
@@ -34,8 +35,7 @@ def _no() -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class _Taker:
+class _Taker(Record):
     take: Take
     unread: Callable[[], int]
     asking: Callable[[], bool]

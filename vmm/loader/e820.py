@@ -7,8 +7,7 @@ neither is the hole below 4 GiB.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from devices.records import Record
 from vmm.layout import MemoryLayout
 
 __all__ = ["EBDA_START", "RAM", "RESERVED", "E820Entry", "conventional_end", "e820"]
@@ -25,8 +24,7 @@ _BIOS_START = 0xF0000
 _ONE_MIB = 0x100000
 
 
-@dataclass(frozen=True, slots=True)
-class E820Entry:
+class E820Entry(Record):
     """`size` bytes from guest-physical address `start` are of `type` (1 RAM, 2 reserved)."""
 
     start: int

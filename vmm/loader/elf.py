@@ -19,8 +19,8 @@ Spec: Tool Interface Standard ELF 1.2; System V ABI, AMD64 supplement (object fi
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
+from devices.records import Record
 from vmm.errors import BootError
 from vmm.layout import FOUR_GIB, PAGE_SIZE
 from vmm.loader.placement import Placement, c_string
@@ -54,8 +54,7 @@ _HEADERS = {32: struct.Struct("<16xHHIIIIIHHHHHH"), 64: struct.Struct("<16xHHIQQ
 _MAX_ALIGN = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Record):
     """`size` bytes of memory at `gpa`: `data`, then zeros. `vaddr` is what it is linked for."""
 
     vaddr: int
@@ -64,8 +63,7 @@ class Segment:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Elf:
+class Elf(Record):
     """What the headers of an ELF file say; every offset in it was checked."""
 
     bits: int

@@ -12,8 +12,8 @@ Spec: Multiboot2 2.0, ELF-Symbols; Multiboot 0.6.96, Boot information format (fl
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
+from devices.records import Record
 from vmm.errors import BootError
 from vmm.loader.elf import Elf
 from vmm.loader.placement import Placement
@@ -30,8 +30,7 @@ _ENTRIES = {32: struct.Struct("<IIIIIIIIII"), 64: struct.Struct("<IIQQQQIIQQ")}
 _ADDR = 3
 
 
-@dataclass(frozen=True, slots=True)
-class SectionHeaders:
+class SectionHeaders(Record):
     """The table as the kernel gets it: `count` headers of `entry_size` bytes."""
 
     table: bytes

@@ -12,8 +12,8 @@ Spec: Multiboot 0.6.96, OS image format; Machine state; Boot information format.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
+from devices.records import Record
 from vmm.errors import BootError
 from vmm.layout import FOUR_GIB
 from vmm.loader import elf
@@ -61,8 +61,7 @@ _MAP_ENTRY = struct.Struct("<IQQI")
 _MODULE = struct.Struct("<IIII")
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
+class _Header(Record):
     offset: int
     addresses: Addresses | None
     entry: int

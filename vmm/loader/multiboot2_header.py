@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from devices.records import Record
 from vmm.errors import BootError
 from vmm.layout import FOUR_GIB
 from vmm.loader.multiboot_kernel import Addresses
@@ -69,8 +70,7 @@ _NOT_SUPPLIED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Relocation:
+class Relocation(Record):
     """A kernel that runs anywhere: from `lowest` up to an end of `highest`, aligned to `align`."""
 
     lowest: int

@@ -6,9 +6,9 @@ hand over modules, a memory map and the state of the screen, in different clothe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from devices.records import Record
 from vmm.errors import BootError
 from vmm.layout import FOUR_GIB, PAGE_SIZE, MemoryLayout
 from vmm.loader import elf
@@ -51,8 +51,7 @@ class TextScreen:
     FRAMEBUFFER_TYPE: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Addresses:
+class Addresses(Record):
     """The address fields of a header: where its kernel goes. All physical."""
 
     header: int
@@ -63,8 +62,7 @@ class Addresses:
     """0: there is no bss."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(Record):
     """A kernel's memory and entry point, at the addresses that it was linked for."""
 
     segments: tuple[elf.Segment, ...]
@@ -141,8 +139,7 @@ def raw_kernel(
     return Kernel((elf.Segment(load, load, data, end - load),), entry, None)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedModule:
+class LoadedModule(Record):
     """A module's place (`end` is the first address behind it) and its NUL-terminated string."""
 
     start: int

@@ -11,9 +11,10 @@ its own may use the memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
+from devices.records import Record
 from firmware.start_tables import START_TABLES_SIZE
 from vmm.layout import MemoryLayout
 
@@ -38,8 +39,7 @@ off. "long": 64-bit, the first 4 GiB identity-mapped. "reset": as the processor 
 (CS base 0xFFFF0000, IP 0xFFF0)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
+class Module(Record):
     """A file handed to the kernel beside its image (`--module FILE[ ARGUMENTS]`)."""
 
     name: str
@@ -47,8 +47,7 @@ class Module:
     arguments: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BootOptions:
+class BootOptions(Record):
     """What a loader may need to know beside the image."""
 
     layout: MemoryLayout
@@ -64,8 +63,7 @@ class BootOptions:
     """DL for a boot sector: 0x00 first floppy, 0x80 first hard disk."""
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Record):
     """Bytes to put at a guest-physical address; `what` names them in messages."""
 
     gpa: int
@@ -80,8 +78,7 @@ class Write:
         return len(self.data) + self.zeros_after
 
 
-@dataclass(frozen=True, slots=True)
-class Rom:
+class Rom(Record):
     """Read-only memory outside of RAM: a firmware image below 4 GiB."""
 
     gpa: int
@@ -89,23 +86,21 @@ class Rom:
     what: str = "rom"
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Record):
     """The first vCPU's start: mode, entry point and general registers."""
 
     mode: Mode
     entry: int = 0
     """Linear address of the first instruction (ignored for "reset")."""
     cpl: int = 0
-    registers: Mapping[str, int] = field(default_factory=dict)
+    registers: Mapping[str, int] = MappingProxyType({})
     """General registers by their KVM names: {"rdx": 0x80, "rsp": 0x7C00}."""
     segment: int | None = None
     """Real mode: the segment for CS, DS, ES and SS. None takes 0 where the entry point is
     below 64 KiB, otherwise entry >> 4."""
 
 
-@dataclass(frozen=True, slots=True)
-class BootPlan:
+class BootPlan(Record):
     """Everything that has to be done to start an image."""
 
     format: str

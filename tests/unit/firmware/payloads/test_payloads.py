@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -121,5 +120,5 @@ def test_unknown_name_lists_the_known_ones() -> None:
 def test_catalogue_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         PAYLOADS["x"] = payload("spin")  # type: ignore[index]
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         payload("spin").cpus = 2  # type: ignore[misc]
