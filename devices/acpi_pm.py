@@ -19,14 +19,13 @@ from __future__ import annotations
 import time
 from typing import ClassVar
 
+from devices.pc_ports import ACPI_PM_PORTS as PORTS
 from devices.protocols import Clock, IrqLine, Signal, State, StateError, no_irq, no_signal
 from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable, bits
 from devices.states import require, require_unsigned
 
 __all__ = ["PM_TIMER_HZ", "PORTS", "AcpiPm", "AcpiPmState"]
-
-PORTS = range(0x600, 0x60C)
 
 PM_TIMER_HZ = 3_579_545
 PM_TIMER_BITS = 24
@@ -92,7 +91,8 @@ class AcpiPm(RegisterDevice):
     `irq` is the SCI: level-triggered, usually interrupt 9. `on_poweroff` is called when the guest
     enters soft-off. Where a guest enables the timer's interrupt, the machine calls `tick` at the
     time that `next_event_ns` names; without that the status bit is still right when it is read.
-    `on_schedule` is called when that time may have changed.
+    `on_schedule` is called when that time may have changed. `since_ns` is when by `clock` the power
+    came on, if that was not now.
     """
 
     registers = REGISTERS
@@ -105,13 +105,14 @@ class AcpiPm(RegisterDevice):
         irq: IrqLine = no_irq,
         on_poweroff: Signal = no_signal,
         on_schedule: Signal = no_signal,
+        since_ns: int | None = None,
     ) -> None:
         super().__init__(name)
         self._clock = clock
         self._irq = irq
         self._on_poweroff = on_poweroff
         self._on_schedule = on_schedule
-        self._origin_ns = clock()
+        self._origin_ns = clock() if since_ns is None else since_ns
         self._halves = 0
 
     def press_power_button(self) -> None:

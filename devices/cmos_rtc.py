@@ -35,13 +35,12 @@ from devices.cmos_registers import (
     STATUS_CELLS,
     CmosRtcState,
 )
+from devices.pc_ports import CMOS_PORTS as PORTS
 from devices.protocols import Clock, IrqLine, Signal, State, no_irq, no_signal
 from devices.registers import Register, RegisterDevice
 from devices.states import require
 
 __all__ = ["PORTS", "CmosRtc", "CmosRtcState"]
-
-PORTS = range(0x70, 0x72)
 
 _SECOND = 1_000_000_000
 _DAY_SECONDS = 86_400
@@ -80,7 +79,7 @@ class CmosRtc(RegisterDevice):
 
     Memory sizes are in bytes. `boot_order` names up to three devices: "a" floppy, "c" disk, "d"
     CD-ROM, "n" network. `irq` is interrupt 8. `on_schedule` is called when what `next_event_ns`
-    answers may have changed.
+    answers may have changed. `since_ns` is when by `clock` the power came on, if that was not now.
 
     Raises:
         ValueError: `boot_order` is not one.
@@ -99,6 +98,7 @@ class CmosRtc(RegisterDevice):
         boot_order: str = "c",
         irq: IrqLine = no_irq,
         on_schedule: Signal = no_signal,
+        since_ns: int | None = None,
     ) -> None:
         super().__init__(name)
         self._clock = clock
@@ -106,7 +106,7 @@ class CmosRtc(RegisterDevice):
         self._on_schedule = on_schedule
         self._level = False
         self._offset_ns = 0
-        self._seen_ns = clock()
+        self._seen_ns = clock() if since_ns is None else since_ns
         for index, value in firmware_cells(
             memory_below_4g=memory_below_4g,
             memory_above_4g=memory_above_4g,

@@ -19,6 +19,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import ClassVar
 
+from devices.pc_ports import FW_CFG_PORTS as PORTS
 from devices.protocols import GuestAddressError, GuestMemory, State, StateError
 from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable
@@ -26,7 +27,6 @@ from devices.states import require, require_unsigned
 
 __all__ = ["PORTS", "FwCfg", "FwCfgState"]
 
-PORTS = range(0x510, 0x51C)
 
 KEY_SIGNATURE = 0x00
 KEY_ID = 0x01

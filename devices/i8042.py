@@ -44,18 +44,13 @@ from devices.i8042_registers import (
 )
 from devices.keyboard import RELEASE, SET1_TO_SET2, Ps2Keyboard, keystrokes
 from devices.mouse import Ps2Mouse
+from devices.pc_ports import I8042_BASE as BASE
+from devices.pc_ports import I8042_PORTS as PORTS
 from devices.protocols import IrqLine, Signal, State, no_irq, no_signal
 from devices.registers import RegisterDevice
 from devices.states import require
 
 __all__ = ["BASE", "I8042", "PORTS", "I8042State"]
-
-BASE = 0x60
-"""Where offset 0 is."""
-
-PORTS = (BASE, BASE + 4)
-"""The two ports that the controller answers at, offsets 0 (data) and 4 (status and commands).
-What lies between them belongs to others: 0x61 to the timer and the speaker."""
 
 _OBF, _SYS, _CMD, _AUX = (STATUS.mask(name) for name in ("OBF", "SYS", "CMD", "AUX"))
 _KBD_INT, _AUX_INT, _SYSTEM, _KBD_OFF, _AUX_OFF, _TRANSLATE = (

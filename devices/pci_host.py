@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import ClassVar, Protocol
 
 from devices.i440fx import HostBridge
+from devices.pc_ports import PCI_PORTS as PORTS
 from devices.protocols import Signal, State, StateError, no_signal, open_bus
 from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable, bits
@@ -22,7 +23,6 @@ from devices.states import require, require_unsigned
 
 __all__ = ["PORTS", "PciFunction", "PciHost", "PciHostState", "bdf"]
 
-PORTS = range(0xCF8, 0xD00)
 
 CONFIG_ADDRESS = Register(
     "CONFIG_ADDRESS",

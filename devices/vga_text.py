@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import time
 
+from devices.pc_ports import VGA_BASE as BASE
+from devices.pc_ports import VGA_PORTS as PORTS
 from devices.protocols import Clock, State
 from devices.registers import RegisterDevice
 from devices.states import require
@@ -36,18 +38,6 @@ from devices.vga_registers import (
 )
 
 __all__ = ["BASE", "PORTS", "VgaText", "VgaTextState"]
-
-BASE = 0x3B0
-"""Where offset 0 is."""
-
-PORTS = (
-    range(0x3B4, 0x3B6),
-    range(0x3BA, 0x3BB),
-    range(0x3C0, 0x3D0),
-    range(0x3D4, 0x3D6),
-    range(0x3DA, 0x3DB),
-)
-"""The ports that the adapter answers at. Between them are a printer port and others' holes."""
 
 LINE_NS = 31_778
 """One scan line: 900 periods of the 28.322 MHz dot clock."""

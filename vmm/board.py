@@ -23,37 +23,21 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from devices.acpi_pm import PORTS as PM_PORTS
-from devices.acpi_pm import AcpiPm
-from devices.cmos_rtc import CmosRtc
-from devices.debugcon import DebugCon
-from devices.fw_cfg import FwCfg
-from devices.i8042 import BASE as KEYBOARD_BASE
-from devices.i8042 import I8042
-from devices.i8042 import PORTS as KEYBOARD_PORTS
-from devices.pci_host import PciHost
-from devices.port61 import Port61
-from devices.port92 import Port92
-from devices.post import PostPort
-from devices.protocols import Device, Signal
-from devices.uart16550 import Uart16550
-from devices.vga_text import BASE as VGA_BASE
-from devices.vga_text import PORTS as VGA_PORTS
-from devices.vga_text import VgaText
+from devices import pc_ports as ports
 from vmm.endings import Ending
-from vmm.host.console import Console
-from vmm.host.irq1 import KernelIrq1, NoIrq1
-from vmm.host.routing import InputRoute, connect_input
-from vmm.layout import MemoryLayout
+from vmm.host.routing import InputRoute, InputRouter
+from vmm.late import LateDevice
 from vmm.lifecycle import Phase
-from vmm.timers import DeviceTimer
 
 if TYPE_CHECKING:
+    from devices.protocols import Clock, Device
+    from vmm.host.console import Console
+    from vmm.host.irq1 import Irq1
+    from vmm.layout import MemoryLayout
     from vmm.machine import Machine
+    from vmm.timers import DeviceTimer
 
 __all__ = ["add_pc"]
-
-_COM1 = range(0x3F8, 0x400)
 
 
 def add_pc(
@@ -63,8 +47,8 @@ def add_pc(
     input: InputRoute = "auto",
     bios: bool = False,
     testdev: bool = False,
-) -> Device:
-    """Give a machine the devices of a PC; returns COM1.
+) -> None:
+    """Give a machine the devices of a PC. Each is made when it is first wanted.
 
     Args:
         machine: a new machine.
@@ -74,65 +58,151 @@ def add_pc(
         testdev: add QEMU's pc-testdev. Its registers lie where the debug console's port 0xE9
             is, which then answers at 0x402 only.
     """
-    layout = machine.memory.layout
-    reset, poweroff = _ending(machine, "reset"), _ending(machine, "poweroff")
-    com1 = Uart16550("com1", irq=machine.irq(4), out=console.write, on_room=console.offer)
-    keyboard = I8042(irq_keyboard=machine.irq(1), irq_mouse=machine.irq(12), on_reset=reset)
-
-    def later(seconds: float, call: Callable[[], None]) -> None:
-        if machine.phase is not Phase.STOPPED:
-            machine.events.call_later(seconds, call)
-
-    serial, keys = connect_input(
-        input,
-        console,
-        com1,
-        keyboard,
-        bios=bios,
-        later=later,
-        irq1=KernelIrq1(machine.vm, machine.memory, bios=bios) if machine.irqchip else NoIrq1(),
-    )
-    machine.add_device(serial, pio=_COM1)
-    for port in KEYBOARD_PORTS:
-        machine.add_device(keys, pio=range(port, port + 1), base=KEYBOARD_BASE)
-    vga = VgaText()
-    for ports in VGA_PORTS:
-        machine.add_device(vga, pio=ports, base=VGA_BASE)
+    pc = _Pc(machine, console, input, bios)
+    console.add_late_taker(pc.add("com1", pc.com1, ports.COM1_PORTS))
+    keyboard = [range(port, port + 1) for port in ports.I8042_PORTS]
+    console.add_late_taker(pc.add("i8042", pc.i8042, *keyboard, base=ports.I8042_BASE))
+    pc.add("vga", pc.vga, *ports.VGA_PORTS, base=ports.VGA_BASE)
     if not machine.irqchip:
-        machine.add_device(Port61(), pio=range(0x61, 0x62))
-    rtc_timer = DeviceTimer(machine, time.time_ns)
-    rtc = CmosRtc(
-        clock=time.time_ns,
-        memory_below_4g=layout.low_end,
-        memory_above_4g=layout.size - layout.low_end,
-        cpus=len(machine.vcpus),
-        irq=machine.irq(8),
-        on_schedule=rtc_timer.reschedule,
-    )
-    rtc_timer.connect(rtc)
-    machine.add_device(rtc, pio=range(0x70, 0x72))
-    machine.add_device(PostPort(), pio=range(0x80, 0x81))
-    machine.add_device(Port92(on_reset=reset), pio=range(0x92, 0x93))
-    debugcon = DebugCon(out=console.write)
-    if not testdev:
-        machine.add_device(debugcon, pio=range(0xE9, 0xEA))
-    machine.add_device(debugcon, pio=range(0x402, 0x403))
-    fw_cfg = FwCfg(memory=machine.memory, cpus=len(machine.vcpus), ram_size=layout.size)
-    fw_cfg.add_file("etc/e820", _e820_file(layout))
-    machine.add_device(fw_cfg, pio=range(0x510, 0x51C))
-    pm_timer = DeviceTimer(machine, time.monotonic_ns)
-    pm = AcpiPm(
-        clock=time.monotonic_ns,
-        irq=machine.irq(9),
-        on_poweroff=poweroff,
-        on_schedule=pm_timer.reschedule,
-    )
-    pm_timer.connect(pm)
-    machine.add_device(pm, pio=PM_PORTS)
-    machine.add_device(PciHost(on_reset=reset), pio=range(0xCF8, 0xD00))
+        pc.add("port61", pc.port61, range(0x61, 0x62))
+    pc.add("rtc", pc.rtc, ports.CMOS_PORTS)
+    pc.add("post", pc.post, range(0x80, 0x81))
+    pc.add("port92", pc.port92, range(0x92, 0x93))
+    own = () if testdev else (range(0xE9, 0xEA),)
+    pc.add("debugcon", pc.debugcon, *own, range(0x402, 0x403))
+    pc.add("fw_cfg", pc.fw_cfg, ports.FW_CFG_PORTS)
+    pc.add("acpi-pm", pc.acpi_pm, ports.ACPI_PM_PORTS)
+    pc.add("pci", pc.pci, ports.PCI_PORTS)
     if testdev:
         _add_testdev(machine)
-    return serial
+
+
+class _Pc:
+    """Makes the devices of one PC; a method a device, which imports its model.
+
+    What a device counts from is the time when this was made: the power came on then.
+    """
+
+    def __init__(self, machine: Machine, console: Console, route: InputRoute, bios: bool) -> None:
+        self._machine = machine
+        self._console = console
+        self._bios = bios
+        self._input = InputRouter(route, console, bios=bios, later=self._later)
+        self._since_epoch_ns = time.time_ns()
+        self._since_boot_ns = time.monotonic_ns()
+
+    def add(
+        self, name: str, make: Callable[[], Device], *places: range, base: int | None = None
+    ) -> Callable[[], Device]:
+        """Put a device on the bus; returns what gives it, and makes it if nobody has."""
+        late = LateDevice(name, make, self._machine.lock)
+        for place in places:
+            self._machine.add_device(late, pio=place, base=base)
+        return lambda: late.device
+
+    def com1(self) -> Device:
+        from devices.uart16550 import Uart16550
+
+        console, irq = self._console, self._machine.irq(4)
+        uart = Uart16550("com1", irq=irq, out=console.write, on_room=console.offer)
+        return self._input.serial(uart)
+
+    def i8042(self) -> Device:
+        from devices.i8042 import I8042
+
+        irq = self._machine.irq
+        chip = I8042(irq_keyboard=irq(1), irq_mouse=irq(12), on_reset=self._reset)
+        return self._input.keyboard(chip, self._irq1())
+
+    def vga(self) -> Device:
+        from devices.vga_text import VgaText
+
+        return VgaText()
+
+    def port61(self) -> Device:
+        from devices.port61 import Port61
+
+        return Port61()
+
+    def rtc(self) -> Device:
+        from devices.cmos_rtc import CmosRtc
+
+        layout = self._machine.memory.layout
+        timer = self._timer(time.time_ns)
+        rtc = CmosRtc(
+            clock=time.time_ns,
+            memory_below_4g=layout.low_end,
+            memory_above_4g=layout.size - layout.low_end,
+            cpus=len(self._machine.vcpus),
+            irq=self._machine.irq(8),
+            on_schedule=timer.reschedule,
+            since_ns=self._since_epoch_ns,
+        )
+        timer.connect(rtc)
+        return rtc
+
+    def post(self) -> Device:
+        from devices.post import PostPort
+
+        return PostPort()
+
+    def port92(self) -> Device:
+        from devices.port92 import Port92
+
+        return Port92(on_reset=self._reset)
+
+    def debugcon(self) -> Device:
+        from devices.debugcon import DebugCon
+
+        return DebugCon(out=self._console.write)
+
+    def fw_cfg(self) -> Device:
+        from devices.fw_cfg import FwCfg
+
+        machine = self._machine
+        layout = machine.memory.layout
+        device = FwCfg(memory=machine.memory, cpus=len(machine.vcpus), ram_size=layout.size)
+        device.add_file("etc/e820", _e820_file(layout))
+        return device
+
+    def acpi_pm(self) -> Device:
+        from devices.acpi_pm import AcpiPm
+
+        timer = self._timer(time.monotonic_ns)
+        pm = AcpiPm(
+            clock=time.monotonic_ns,
+            irq=self._machine.irq(9),
+            on_poweroff=lambda: self._machine.end(Ending("poweroff")),
+            on_schedule=timer.reschedule,
+            since_ns=self._since_boot_ns,
+        )
+        timer.connect(pm)
+        return pm
+
+    def pci(self) -> Device:
+        from devices.pci_host import PciHost
+
+        return PciHost(on_reset=self._reset)
+
+    def _reset(self) -> None:
+        self._machine.end(Ending("reset"))
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        if self._machine.phase is not Phase.STOPPED:
+            self._machine.events.call_later(seconds, call)
+
+    def _timer(self, clock: Clock) -> DeviceTimer:
+        from vmm.timers import DeviceTimer
+
+        return DeviceTimer(self._machine, clock)
+
+    def _irq1(self) -> Irq1:
+        from vmm.host.irq1 import KernelIrq1, NoIrq1
+
+        machine = self._machine
+        if not machine.irqchip:
+            return NoIrq1()
+        return KernelIrq1(machine.vm, machine.memory, bios=self._bios)
 
 
 def _add_testdev(machine: Machine) -> None:
@@ -142,8 +212,8 @@ def _add_testdev(machine: Machine) -> None:
         machine.irq(line)(level)
 
     device = PcTestDev(irq=drive)
-    for ports, part in device.pio():
-        machine.add_device(part, pio=ports)
+    for span, part in device.pio():
+        machine.add_device(part, pio=span)
     for addresses, part in device.mmio():
         machine.add_device(part, mmio=addresses)
 
@@ -155,10 +225,3 @@ def _e820_file(layout: MemoryLayout) -> bytes:
     System Address Map".
     """
     return b"".join(struct.pack("<QQI", r.start, r.size, 1) for r in layout.ranges)
-
-
-def _ending(machine: Machine, reason: str) -> Signal:
-    def signal() -> None:
-        machine.end(Ending("reset" if reason == "reset" else "poweroff"))
-
-    return signal

@@ -10,11 +10,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from devices.protocols import Device, open_bus
 from vmm.errors import ConfigError, DeviceFault, MappingOverlap, VmmError
+from vmm.late import LateDevice
 
 __all__ = ["Bus", "FunctionPort", "Mapping", "UnclaimedAccess"]
 
@@ -31,18 +31,42 @@ class UnclaimedAccess(VmmError):
     """In strict mode: the guest used an address that no device claims."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Mapping:
-    """A device at `start`..`end - 1`; the device sees offsets from `base`."""
+    """A device at `start`..`end - 1`; the device sees offsets from `base`.
 
-    start: int
-    end: int
-    base: int
-    device: Device
-    default: bool = False
-    """Gives way, without an error, to a device that is mapped over it."""
-    whole: bool = False
-    """An access that starts here is delivered in one piece, also where it reaches over the end."""
+    Args:
+        default: give way, without an error, to a device that is mapped over it.
+        whole: deliver an access that starts here in one piece, also where it reaches over the end.
+    """
+
+    __slots__ = ("_place", "base", "default", "end", "start", "whole")
+
+    def __init__(
+        self,
+        start: int,
+        end: int,
+        base: int,
+        device: Device | LateDevice,
+        default: bool = False,
+        whole: bool = False,
+    ) -> None:
+        self.start = start
+        self.end = end
+        self.base = base
+        self.default = default
+        self.whole = whole
+        self._place = device
+
+    @property
+    def name(self) -> str:
+        """The device's name."""
+        return self._place.name
+
+    @property
+    def device(self) -> Device:
+        """The device; one that is late is made now."""
+        place = self._place
+        return place.device if isinstance(place, LateDevice) else place
 
 
 class FunctionPort:
@@ -99,7 +123,7 @@ class Bus:
     def map(
         self,
         addresses: range,
-        device: Device,
+        device: Device | LateDevice,
         *,
         base: int | None = None,
         default: bool = False,
@@ -130,7 +154,7 @@ class Bus:
             if not other.default:
                 raise MappingOverlap(
                     f"{device.name} at {self.name} {start:#x}..{end - 1:#x} overlaps "
-                    f"{other.device.name} at {other.start:#x}..{other.end - 1:#x}"
+                    f"{other.name} at {other.start:#x}..{other.end - 1:#x}"
                 )
             self._mappings.remove(other)
         mapping = Mapping(start, end, start if base is None else base, device, default, whole)
@@ -203,7 +227,7 @@ class Bus:
     def name_at(self, address: int) -> str:
         """The name of the device at `address`; "nobody" where there is none."""
         mapping = self.find(address)
-        return "nobody" if mapping is None else mapping.device.name
+        return "nobody" if mapping is None else mapping.name
 
     def fault(self, address: int, error: Exception) -> DeviceFault:
         """What to raise where the device at `address` raised `error`."""

@@ -121,7 +121,7 @@ def boot(
     try:
         machine.plan = plan
         machine.console = Console(console, lock=machine.lock)
-        com1 = add_pc(
+        add_pc(
             machine, machine.console, input=input, bios=plan.bios, testdev=testdev or found.testdev
         )
         if plan.bios:
@@ -129,7 +129,11 @@ def boot(
 
             drives = open_drives(found.path, options.boot_drive, disks)
             machine.bios = add_bios(
-                machine, machine.console, disks=drives, com1=com1, terminal=terminal
+                machine,
+                machine.console,
+                disks=drives,
+                com1=machine.devices["com1"],
+                terminal=terminal,
             )
         machine.boot(plan)
     except BaseException:

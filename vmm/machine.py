@@ -25,6 +25,7 @@ from vmm.exits import Exit
 from vmm.hardware import Hardware
 from vmm.host.console import Console
 from vmm.host.events import HostEvents
+from vmm.late import Devices, LateDevice
 from vmm.layout import MemoryLayout, parse_size
 from vmm.lifecycle import Phase
 from vmm.loader.apply import place_image
@@ -102,7 +103,7 @@ class Machine:
         """Held while a device is called."""
         self.pio = Bus("port", _PIO_LIMIT, strict=strict)
         self.mmio = Bus("MMIO", _MMIO_LIMIT, strict=strict)
-        self.devices: dict[str, Device] = {}
+        self.devices = Devices()
         self.closers: list[Callable[[], None]] = []
         """Called, last first, when the machine is closed."""
         self.console = Console(lock=self.lock)
@@ -206,7 +207,7 @@ class Machine:
 
     def add_device(
         self,
-        device: Device,
+        device: Device | LateDevice,
         *,
         pio: range | None = None,
         mmio: range | None = None,
@@ -218,7 +219,7 @@ class Machine:
 
         Args:
             device: anything with `name`, `read(offset, size)`, `write(offset, size, value)` and
-                `reset()`.
+                `reset()`; or the place of one that is made when it is first wanted.
             pio: its ports; or
             mmio: its guest-physical addresses.
             base: the address that is its offset 0; the range's start unless given.
@@ -241,7 +242,7 @@ class Machine:
             mapping = self.mmio.map(mmio, device, base=base, default=default)
         if coalesced:
             self._open().coalesce(mapping.start, mapping.end - mapping.start, pio=pio is not None)
-        self.devices[device.name] = device
+        self.devices.add(device)
         return mapping
 
     def on_out(self, port: int, *, coalesced: bool = False) -> Callable[[OutFunction], OutFunction]:
@@ -408,7 +409,7 @@ class Machine:
             return mapping.device
         device = FunctionPort(f"function at {port:#x}")
         self.pio.map(range(port, port + 1), device, whole=True)
-        self.devices[device.name] = device
+        self.devices.add(device)
         return device
 
     def _refuse_ram(self, mmio: range, name: str) -> None:

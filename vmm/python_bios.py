@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from devices.protocols import Device
-from devices.vga_text import VgaText
 from firmware.bios_rom import TRAP_PORT
 from vmm.bios.dispatch import Bios
 from vmm.bios.host import BiosHost, Request
@@ -41,7 +40,13 @@ def add_bios(
         else:
             machine.end(Ending("stopped", detail="; ".join(bios.notes)))
 
-    vga = machine.devices.get("vga")
+    def set_crtc(index: int, value: int) -> None:
+        from devices.vga_text import VgaText
+
+        vga = machine.devices.get("vga")
+        if isinstance(vga, VgaText):
+            vga.set_crtc(index, value)
+
     bios = Bios(
         BiosHost(
             memory=machine.memory,
@@ -54,7 +59,7 @@ def add_bios(
             request=request,
             pause=console.pause,
             interrupts=machine.irqchip,
-            crtc=vga.set_crtc if isinstance(vga, VgaText) else lambda index, value: None,
+            crtc=set_crtc,
         )
     )
     bios.install()

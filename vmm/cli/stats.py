@@ -36,7 +36,7 @@ def print_stats(machine: Machine, counts: ExitCounts, result: RunResult) -> None
             bus = machine.pio if reason == c.KVM_EXIT_IO else machine.mmio
             mapping = bus.find(address)
             where = f"{address:#x}"
-            owner = mapping.device.name if mapping else "nobody"
+            owner = mapping.name if mapping else "nobody"
             verb = "write" if write else "read"
         share = f"{100 * count / max(counts.total, 1):.1f}%"
         table.add_row(exit_name(reason), where, owner, verb, f"{count:,}", share)

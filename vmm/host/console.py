@@ -61,6 +61,7 @@ class Console:
         self._arrived = threading.Condition(self.lock)
         self._on_room: Callable[[], None] | None = None
         self._asked = False
+        self._unmade: list[Callable[[], object]] = []
         self.taken = 0
         """How many bytes of input the guest's devices have taken."""
 
@@ -89,6 +90,7 @@ class Console:
         """Whether the guest seems to read its console: it has read all that was sent, or nothing
         was sent and it has asked for input."""
         with self.lock:
+            self._make_takers()
             if self._waiting or any(taker.unread() for taker in self._takers):
                 return False
             return self.taken > 0 or self._asked or any(taker.asking() for taker in self._takers)
@@ -148,9 +150,20 @@ class Console:
         """
         self._takers.append(_Taker(take, unread, asking))
 
+    def add_late_taker(self, make: Callable[[], object]) -> None:
+        """Have `make` called before anybody would hear of a taker: it makes a device that may add
+        one."""
+        self._unmade.append(make)
+
+    def _make_takers(self) -> None:
+        while self._unmade:
+            self._unmade.pop(0)()
+
     def offer(self) -> None:
         """Offer what waits to the takers; a device that has room again calls this."""
         with self.lock:
+            if self._waiting:
+                self._make_takers()
             for taker in self._takers:
                 while self._waiting:
                     count = taker.take(bytes(self._waiting[:_OFFERED]))

@@ -17,16 +17,17 @@ then left out. With "serial" everything goes to COM1 at once.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from devices.i8042 import I8042
-from devices.protocols import Device
-from devices.uart16550 import Uart16550
-from vmm.host.console import Console
-from vmm.host.irq1 import Irq1
-from vmm.host.typist import KeyboardListener, Later
+if TYPE_CHECKING:
+    from devices.i8042 import I8042
+    from devices.protocols import Device
+    from devices.uart16550 import Uart16550
+    from vmm.host.console import Console
+    from vmm.host.irq1 import Irq1
+    from vmm.host.typist import Later
 
-__all__ = ["InputRoute", "SerialListener", "connect_input"]
+__all__ = ["InputRoute", "InputRouter", "SerialListener"]
 
 InputRoute = Literal["auto", "serial", "keyboard"]
 
@@ -90,44 +91,49 @@ class SerialListener:
         self._console.offer()
 
 
-def connect_input(
-    route: InputRoute,
-    console: Console,
-    uart: Uart16550,
-    keyboard: I8042,
-    *,
-    bios: bool,
-    later: Later,
-    irq1: Irq1,
-) -> tuple[Device, Device]:
-    """Connect a console's input.
+class InputRouter:
+    """Connects a console's input to COM1 and the keyboard controller, as soon as there are any.
 
     Args:
         route: where input goes.
         console: where it comes from.
-        uart: COM1.
-        keyboard: the keyboard controller.
         bios: BIOS services take keys from the console themselves.
         later: calls a function after some seconds.
-        irq1: the keyboard's interrupt in the guest.
-
-    Returns:
-        The devices to map as COM1 and as the keyboard controller.
     """
-    if route == "serial":
-        _connect_serial(console, uart)
-        return uart, keyboard
-    listener = SerialListener(uart, console, eager=not bios) if route == "auto" else None
 
-    def wanted() -> bool:
-        if listener is not None and listener.listening:
-            return False
-        handler = irq1.handler()
-        # A kernel may open IRQ 1 long before it listens to the serial line that it talks on.
-        talks = listener is not None and listener.used
-        return handler == "int9" or (handler == "kernel" and not talks)
+    def __init__(self, route: InputRoute, console: Console, *, bios: bool, later: Later) -> None:
+        self._route = route
+        self._console = console
+        self._bios = bios
+        self._later = later
+        self._listener: SerialListener | None = None
 
-    return listener or uart, KeyboardListener(keyboard, console, later, irq1, wanted)
+    def serial(self, uart: Uart16550) -> Device:
+        """Return what to map as COM1, given its UART."""
+        if self._route == "serial":
+            _connect_serial(self._console, uart)
+        elif self._route == "auto":
+            self._listener = SerialListener(uart, self._console, eager=not self._bios)
+            return self._listener
+        return uart
+
+    def keyboard(self, controller: I8042, irq1: Irq1) -> Device:
+        """Return what to map as the keyboard controller; `irq1` is its interrupt in the guest."""
+        if self._route == "serial":
+            return controller
+
+        def wanted() -> bool:
+            serial = self._listener
+            if serial is not None and serial.listening:
+                return False
+            handler = irq1.handler()
+            # A kernel may open IRQ 1 long before it listens to the serial line that it talks on.
+            talks = serial is not None and serial.used
+            return handler == "int9" or (handler == "kernel" and not talks)
+
+        from vmm.host.typist import KeyboardListener
+
+        return KeyboardListener(controller, self._console, self._later, irq1, wanted)
 
 
 def _connect_serial(console: Console, uart: Uart16550) -> None:

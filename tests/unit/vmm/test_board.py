@@ -141,3 +141,40 @@ def test_with_interrupt_controllers_the_kernel_has_the_speaker_port(console):
     machine.vm = SimpleNamespace()
     add_pc(machine, console)
     assert machine.pio.name_at(0x61) == "nobody"
+
+
+def test_input_finds_a_keyboard_that_nobody_has_touched(console):
+    machine = Machine()
+    add_pc(machine, console, input="keyboard")
+    console.send("a")
+    for _ in range(16):  # who looks so often waits for a key
+        machine.inp(0x64)
+    assert machine.inp(0x60) == 0x1E
+
+
+def test_input_for_the_serial_port_is_there_before_the_guest_looks(console):
+    machine = Machine()
+    add_pc(machine, console, input="serial")
+    console.send("a")
+    assert not console.waiting
+    assert machine.inp(0x3FD) & 1
+    assert machine.inp(0x3F8) == ord("a")
+
+
+def test_clocks_count_from_power_on(console, monkeypatch):
+    now = 5_000_000_000_000
+    monkeypatch.setattr("time.monotonic_ns", lambda: now)
+    monkeypatch.setattr("time.time_ns", lambda: now)
+    machine = Machine()
+    add_pc(machine, console)
+    now += 2_000_000_000
+    assert machine.inp(0x608, 4) == 2 * 3_579_545  # made by this look, two seconds late
+    machine.out(0x70, 0x0C)
+    assert machine.inp(0x71) & 0x10  # a second has passed since the power came on
+
+
+def test_a_pc_that_nobody_touches_has_only_places(console, pc):
+    made = [m.name for m in pc.pio if m._place._made is not None]
+    assert made == []
+    pc.out(0x80, 1)
+    assert {m.name for m in pc.pio if m._place._made is not None} == {"post"}

@@ -8,7 +8,7 @@ from devices.i8042 import I8042
 from devices.uart16550 import Uart16550
 from vmm.decode import decode_access
 from vmm.host.console import Console
-from vmm.host.routing import connect_input
+from vmm.host.routing import InputRouter
 
 THR, IER, LSR, MCR = 0, 1, 5, 4
 
@@ -19,15 +19,9 @@ class Pc:
         self.console = Console()
         self.uart = Uart16550("com1")
         self.chip = I8042()
-        self.com1, self.keys = connect_input(
-            route,
-            self.console,
-            self.uart,
-            self.chip,
-            bios=bios,
-            later=lambda seconds, call: None,
-            irq1=self,
-        )
+        router = InputRouter(route, self.console, bios=bios, later=lambda seconds, call: None)
+        self.com1 = router.serial(self.uart)
+        self.keys = router.keyboard(self.chip, self)
 
     def handler(self):
         return self.irq1
