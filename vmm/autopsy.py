@@ -20,12 +20,14 @@ from vmm.kvm import backend
 
 if TYPE_CHECKING:
     from vmm.cpustate import CpuState
-    from vmm.explain import Explanation, Kind
+    from vmm.explain import Explanation, Kind, SeenExit
+    from vmm.interrupts import Interrupts
     from vmm.machine import Machine
+    from vmm.vcpu import Vcpu
 
 __all__ = ["Autopsy", "autopsy"]
 
-_SHOWN_EXITS = 12
+_LAST_EXITS = 64
 _EXPLAINED = frozenset({"shutdown", "fail_entry", "internal_error", "timeout"})
 
 
@@ -46,7 +48,12 @@ class Autopsy:
             # A look at the registers must not finish an instruction that is pending.
             self.cpu = CpuState.from_kvm(vcpu.kvm.get_regs(), vcpu.kvm.get_sregs())
         self.last_seen = machine.last_seen(ending.vcpu)
-        self.last_exits = tuple(self._say(event) for event in vcpu.last_exits(_SHOWN_EXITS))
+        self.last_exits = tuple(self._say(event) for event in vcpu.last_exits(_LAST_EXITS))
+        self.halted = False
+        self.interrupts: Interrupts | None = None
+        if machine.irqchip and ending.reason == "timeout":
+            with contextlib.suppress(KvmError):
+                self._look_at_interrupts(vcpu)
 
     @cached_property
     def explanation(self) -> Explanation:
@@ -74,6 +81,10 @@ class Autopsy:
                 gpa=ending.numbers[0] if fault else None,
                 reason_name=ending.detail,
                 last_exits=self.last_exits,
+                halted=self.halted,
+                interrupts=self.interrupts,
+                cpus=len(self.machine.vcpus),
+                symbols=self.machine.symbols,
                 notes=tuple(self._notes()),
             )
         )
@@ -96,12 +107,47 @@ class Autopsy:
         except VmmError as error:  # closed by now, or not memory
             raise GuestAddressError(str(error)) from None
 
-    def _say(self, event: Exit) -> str:
+    def _look_at_interrupts(self, vcpu: Vcpu) -> None:
+        from vmm.interrupts import Interrupts
+
+        vm = self.machine.vm
+        self.halted = vcpu.kvm.get_mp_state() == c.KVM_MP_STATE_HALTED
+        self.interrupts = Interrupts.from_kvm(
+            vm.get_irqchip(c.KVM_IRQCHIP_PIC_MASTER).chip.pic,
+            vm.get_irqchip(c.KVM_IRQCHIP_PIC_SLAVE).chip.pic,
+            vm.get_irqchip(c.KVM_IRQCHIP_IOAPIC).chip.ioapic,
+            vcpu.kvm.get_lapic(),
+            vm.get_pit2(),
+            0 if self.cpu is None else self.cpu.apic_base,
+        )
+
+    def _say(self, event: Exit) -> SeenExit:
+        """An exit in the words of the device that it went to."""
+        from vmm.decode import decode_access, register_at
+        from vmm.explain import SeenExit
+
         if event.reason == c.KVM_EXIT_IO:
-            return describe(event, self.machine.pio.name_at(event.address))
-        if event.reason == c.KVM_EXIT_MMIO:
-            return describe(event, self.machine.mmio.name_at(event.address))
-        return describe(event)
+            bus, unit = self.machine.pio, "port"
+        elif event.reason == c.KVM_EXIT_MMIO:
+            bus, unit = self.machine.mmio, "memory"
+        else:
+            return SeenExit(describe(event))
+        name, meaning, register = bus.name_at(event.address), None, None
+        mapping = bus.find(event.address)
+        if mapping is not None and event.count == 1:
+            access = (mapping.device, event.address - mapping.base, event.size, event.write)
+            meaning = decode_access(*access, event.value)
+            register = register_at(*access)
+        front, _, words = (meaning or "").partition(" = ")
+        said = front if words == f"{event.value:#x}" else meaning or ""
+        return SeenExit(
+            describe(event, f"{name} {said}".rstrip()),
+            f"{unit} {event.address:#x} ({f'{name} {front}'.strip()})",
+            event.write,
+            event.value,
+            words if register is not None and register.fields else "",
+            {} if register is None else {field.mask: field.name for field in register.fields},
+        )
 
     def _notes(self) -> list[str]:
         machine = self.machine

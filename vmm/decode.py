@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from devices.protocols import open_bus
 from devices.registers import Register, RegisterTable
 
-__all__ = ["decode_access"]
+__all__ = ["decode_access", "register_at"]
 
 _NAMED = 3
 """More registers than these at one offset are told by what selects among them."""
@@ -66,6 +66,20 @@ def decode_access(
         parts.append(_say(found, offset + position, taken, part))
         position += taken
     return ", ".join(parts) or None
+
+
+def register_at(device: object, offset: int, size: int, write: bool) -> Register | None:
+    """The register that alone answers an access, and with all its bits; None where there is none
+    or it depends on other registers."""
+    table = device if isinstance(device, RegisterTable) else getattr(device, "registers", None)
+    if not isinstance(table, RegisterTable):
+        return None
+    exact = table.at(offset, write=write, values={}, size=size)
+    if exact is not None and exact.exact:
+        return exact
+    found = _who(table, offset, write, None)
+    alone = len(found) == 1 and (found[0].offset, found[0].size) == (offset, size)
+    return found[0] if alone else None
 
 
 def _who(

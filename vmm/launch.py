@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from devices.records import Record
 from vmm.board import add_pc
@@ -17,6 +18,9 @@ from vmm.loader.detect import detect
 from vmm.loader.files import read_file, read_module
 from vmm.loader.plan import BootOptions, BootPlan
 from vmm.machine import Machine
+
+if TYPE_CHECKING:
+    from vmm.symbols import Symbols
 
 __all__ = ["PAYLOAD_PREFIX", "boot"]
 
@@ -58,6 +62,7 @@ def boot(
     strict: bool = False,
     huge_pages: bool = False,
     testdev: bool = False,
+    symbols: str | Path | None = None,
     input: InputRoute = "auto",
     console: Callable[[bytes], None] | None = None,
     terminal: bool = False,
@@ -80,6 +85,8 @@ def boot(
         strict: an access that no device claims ends the run.
         huge_pages: back RAM with 2 MiB pages.
         testdev: add QEMU's pc-testdev.
+        symbols: a file with names for the guest's addresses, ELF or as nm prints them; None: the
+            image itself, if it is an ELF file.
         input: where `machine.console.send` goes.
         console: called with the guest's output as it comes; it is kept in `machine.console` too.
         terminal: the console understands cursor movement and colours.
@@ -104,6 +111,7 @@ def boot(
         boot_drive=_boot_drive(found) if boot_drive is None else boot_drive,
     )
     plan = load(found.data, options, found.format)
+    names = _symbols(symbols, found, plan)
     if disks and not plan.bios:
         raise ConfigError(
             f"--disk: only a boot sector's BIOS services have disks; {found.name} is booted as "
@@ -120,6 +128,7 @@ def boot(
     )
     try:
         machine.plan = plan
+        machine.symbol_source = names
         machine.console = Console(console, lock=machine.lock)
         add_pc(
             machine, machine.console, input=input, bios=plan.bios, testdev=testdev or found.testdev
@@ -140,6 +149,34 @@ def boot(
         machine.close()
         raise
     return machine
+
+
+def _symbols(
+    path: str | Path | None, found: _Image, plan: BootPlan
+) -> Callable[[], Symbols | None]:
+    """Where names come from: a file that was asked for is read at once, the image when needed.
+
+    Raises:
+        SymbolError: the file has none.
+    """
+    if path is not None:
+        from vmm.symbols import Symbols
+
+        given = Symbols.load(path, bias=plan.moved_by)
+        return lambda: given
+    image = found.path
+    if image is None or bytes(found.data[:4]) != b"\x7fELF":
+        return lambda: None
+
+    def read() -> Symbols | None:
+        from vmm.symbols import SymbolError, Symbols
+
+        try:
+            return Symbols.load(image, bias=plan.moved_by)
+        except SymbolError:
+            return None
+
+    return read
 
 
 def _open_image(image: str, format: str, cpus: int | None) -> _Image:

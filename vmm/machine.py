@@ -40,6 +40,7 @@ from vmm.vcpu import Vcpu
 if TYPE_CHECKING:
     from vmm.bios.dispatch import Bios
     from vmm.cpustate import CpuState
+    from vmm.symbols import Symbols
 
 __all__ = ["Machine"]
 
@@ -116,6 +117,8 @@ class Machine:
         """How the last run ended."""
         self.started: Start | None = None
         """How the first vCPU was last set to start."""
+        self.symbol_source: Callable[[], Symbols | None] = lambda: None
+        """Reads `symbols` when somebody first asks for them."""
         self.trace: Trace | None = None
         """What the vCPUs did last, or all that they did; None where nothing is noted."""
         if trace:
@@ -197,6 +200,11 @@ class Machine:
     def sregs(self) -> RegisterView:
         """The first vCPU's segment and control registers. Before a run or between runs."""
         return self._standing().sregs
+
+    @cached_property
+    def symbols(self) -> Symbols | None:
+        """Names for the guest's addresses, where its image or a file given beside it has any."""
+        return self.symbol_source()
 
     @property
     def phase(self) -> Phase:

@@ -39,7 +39,12 @@ SHOWS = {
         "the guest wrote 0x0 to the debug-exit port",
     ],
     "sweep": ["256 machines: AL = 0xe2\n"],
-    "explain_death": ["died: True, status: 6\n\n", "lidt", "div"],
+    "explain_death": [
+        "died: True, status: 6\n\n",
+        "no IDT entry for #DE (vector 0)",
+        "#DE -> #DF -> triple fault\n",
+        "lidt",
+    ],
     "demo": ["Hello from real mode", "Hello from long mode"],
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vmm.cli.messages import report, say
 from vmm.errors import ConfigError
@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from vmm.machine import Machine
     from vmm.result import RunResult
 
-__all__ = ["JsonFile", "report_fault", "report_result", "say_plan", "show_screen"]
+__all__ = [
+    "JsonFile",
+    "report_fault",
+    "report_result",
+    "result_facts",
+    "say_plan",
+    "show_screen",
+]
 
 _TOLD = frozenset({"max_exits", "reset", "stopped"})
 """Endings of a guest that did not die, that are still worth a line."""
@@ -82,15 +89,30 @@ def say_plan(machine: Machine) -> None:
         say(note)
 
 
+def result_facts(result: RunResult) -> dict[str, Any]:
+    """A result as plain values (--json)."""
+    return {
+        "reason": result.reason,
+        "status": result.status,
+        "exits": result.exits,
+        "value": result.value,
+        "seconds": round(result.seconds, 6),
+        "vcpu": result.vcpu,
+        "detail": result.detail,
+        "explanation": result.explanation(),
+    }
+
+
 class JsonFile:
-    """The file of `--json`, opened before the guest runs: a result that cannot be kept is worth
-    no run.
+    """A file that an option names, opened before the guest runs: a result that cannot be kept is
+    worth no run.
 
     Raises:
         ConfigError: it cannot be written.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, option: str, path: str) -> None:
+        self._option = option
         self._path = path
         if path == "-":
             return
@@ -99,27 +121,15 @@ class JsonFile:
         except (OSError, ValueError) as error:
             raise self._refused(error) from None
 
-    def write(self, result: RunResult) -> None:
-        """Write a result and close the file.
+    def write(self, value: object) -> None:
+        """Write a value and close the file.
 
         Raises:
             ConfigError: it cannot be written.
         """
         import json
 
-        text = json.dumps(
-            {
-                "reason": result.reason,
-                "status": result.status,
-                "exits": result.exits,
-                "value": result.value,
-                "seconds": round(result.seconds, 6),
-                "vcpu": result.vcpu,
-                "detail": result.detail,
-                "explanation": result.explanation(),
-            },
-            indent=2,
-        )
+        text = json.dumps(value, indent=2)
         if self._path == "-":
             report(text)
             return
@@ -131,4 +141,4 @@ class JsonFile:
 
     def _refused(self, error: OSError | ValueError) -> ConfigError:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        return ConfigError(f"--json {self._path}: cannot be written: {why}")
+        return ConfigError(f"{self._option} {self._path}: cannot be written: {why}")

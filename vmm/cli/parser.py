@@ -160,6 +160,12 @@ def _add_image_options(group: argparse._ArgumentGroup) -> None:
         type=address("--boot-drive"),
         help="a boot sector's drive: 0x80 hard disk, 0 floppy (default: by the image's size)",
     )
+    add(
+        "--symbols",
+        metavar="FILE",
+        help="names for the guest's addresses: an ELF file, or lines as nm and System.map have "
+        "them (default: the image, if it is an ELF file)",
+    )
 
 
 def _add_run_options(group: argparse._ArgumentGroup) -> None:
@@ -175,6 +181,11 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
     )
     add("--stats", action="store_true", help="print a table of exits at the end")
     add("--json", metavar="FILE", help="write the result as JSON (- for standard error)")
+    add(
+        "--explain-json",
+        metavar="FILE",
+        help="write the explanation of a death or a timeout as JSON, null if there is none",
+    )
 
 
 def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:

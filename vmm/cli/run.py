@@ -11,7 +11,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vmm.cli.messages import say
-from vmm.cli.outcome import JsonFile, report_fault, report_result, say_plan, show_screen
+from vmm.cli.outcome import (
+    JsonFile,
+    report_fault,
+    report_result,
+    result_facts,
+    say_plan,
+    show_screen,
+)
 from vmm.endings import Ending
 from vmm.errors import ConfigError, DeviceFault
 from vmm.host.terminal import Terminal
@@ -34,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         VmmError: nothing was run: the options, the image or KVM do not allow it.
     """
-    json_file = JsonFile(options.json) if options.json is not None else None
+    json_files = _json_files(options)
     outlet = _Outlet()
     with _boot(options, outlet) as machine:
         if options.debug:
@@ -48,10 +55,21 @@ def run(options: argparse.Namespace) -> int:
             if options.debug:
                 raise
             return int(fault.status)
-        if json_file is not None:
-            json_file.write(result)
+        for file, contents in json_files:
+            file.write(contents(result))
         _report(machine, result, counts, terminal, options)
     return _status(result, terminal)
+
+
+def _json_files(
+    options: argparse.Namespace,
+) -> list[tuple[JsonFile, Callable[[RunResult], object]]]:
+    """The files that the result is written to, open already."""
+    asked: list[tuple[str, str | None, Callable[[RunResult], object]]] = [
+        ("--json", options.json, result_facts),
+        ("--explain-json", options.explain_json, lambda result: result.explanation()),
+    ]
+    return [(JsonFile(option, path), call) for option, path, call in asked if path is not None]
 
 
 def _boot(options: argparse.Namespace, outlet: _Outlet) -> Machine:
@@ -72,6 +90,7 @@ def _boot(options: argparse.Namespace, outlet: _Outlet) -> Machine:
         strict=options.strict,
         huge_pages=options.huge_pages,
         testdev=options.testdev,
+        symbols=options.symbols,
         input=options.input,
         console=outlet.write,
         terminal=os.isatty(1),

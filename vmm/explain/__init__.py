@@ -5,7 +5,7 @@ print(explanation.text())
 """
 
 from vmm.explain.cause import Cause
-from vmm.explain.death import Death, Kind
+from vmm.explain.death import Death, Kind, SeenExit
 from vmm.explain.page_walk import PageWalk, walk
 from vmm.explain.report import Explanation, Section, explain
 
@@ -16,6 +16,7 @@ __all__ = [
     "Kind",
     "PageWalk",
     "Section",
+    "SeenExit",
     "explain",
     "walk",
 ]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from devices.protocols import GuestAddressError
 from vmm.cpustate import CpuState
 from vmm.explain.page_walk import Read
+from vmm.interrupts import Interrupts
+from vmm.symbols import Symbols
 
-__all__ = ["Death", "Kind", "no_memory"]
+__all__ = ["Death", "Kind", "SeenExit", "no_memory"]
 
 Kind = Literal[
     "shutdown",
@@ -35,6 +38,22 @@ def no_memory(gpa: int, size: int) -> bytes:
         GuestAddressError: always.
     """
     raise GuestAddressError(f"no memory at {gpa:#x}")
+
+
+@dataclass(frozen=True, slots=True)
+class SeenExit:
+    """One of the last exits. Two are equal if they are told in the same words."""
+
+    text: str
+    """All of it on one line."""
+    place: str = ""
+    """Where it went: "port 0x3fd (com1 LSR)"; empty if it was no access."""
+    write: bool = field(default=False, compare=False)
+    value: int = field(default=0, compare=False)
+    meaning: str = field(default="", compare=False)
+    """The value in the words of the register: "THRE|TEMT"."""
+    bits: Mapping[int, str] = field(default_factory=dict, compare=False)
+    """The names of the register's bits, by their masks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +88,16 @@ class Death:
     """memory_fault: the guest-physical address."""
     error: str = ""
     """device_fault: what was raised, in one line."""
-    last_exits: tuple[str, ...] = ()
-    """The last exits in words, oldest first."""
+    last_exits: tuple[SeenExit, ...] = ()
+    """The last exits, oldest first."""
+    halted: bool = False
+    """The vCPU waits in HLT, in the kernel."""
+    interrupts: Interrupts | None = None
+    """The interrupt controllers, where the kernel has them."""
+    cpus: int = 1
+    """How many vCPUs the guest has."""
+    symbols: Symbols | None = field(default=None, repr=False)
+    """Names for the guest's addresses."""
     notes: tuple[str, ...] = ()
     """Facts worth adding: BIOS services that were missing, ports that nobody answered."""
 

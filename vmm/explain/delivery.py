@@ -8,12 +8,27 @@ legacy protected and long mode.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from devices.protocols import GuestAddressError
 from vmm.cpustate import CpuState
 from vmm.explain.page_walk import Read, read_linear, walk
 from vmm.explain.vectors import vector_name
 
-__all__ = ["delivery_problem", "descriptor_problem", "in_memory"]
+__all__ = ["Failure", "delivery_failure", "descriptor_problem", "in_memory"]
+
+_TS, _NP, _SS, _GP, _PF = 10, 11, 12, 13, 14
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an exception cannot reach its handler. `text` names it: "no IDT entry for #UD ..."."""
+
+    text: str
+    raises: int | None = None
+    """The exception that this raises in turn; None where that is not known."""
+    delivered: bool = False
+    """The frame is pushed, and what fails is the handler's first instruction."""
 
 
 def in_memory(read: Read, gpa: int) -> bool:
@@ -25,49 +40,60 @@ def in_memory(read: Read, gpa: int) -> bool:
     return True
 
 
-def delivery_problem(state: CpuState, read: Read, vector: int) -> str:
-    """Say why `vector` cannot be delivered, or "" if nothing stands in its way.
-
-    The text names the vector: "no IDT entry for #UD (vector 6): ...".
-    """
+def delivery_failure(state: CpuState, read: Read, vector: int) -> Failure | None:
+    """Say why `vector` cannot be delivered, or None if nothing stands in its way."""
     width = 16 if state.long_mode else 8 if state.cr0 & 1 else 4
     name = vector_name(vector)
     first, last = vector * width, vector * width + width - 1
     if last > state.idt.limit:
-        return f"no IDT entry for {name}: the IDT's limit {state.idt.limit:#x} is below {last:#x}"
+        limit = f"the IDT's limit {state.idt.limit:#x} is below {last:#x}"
+        return Failure(f"no IDT entry for {name}: {limit}", _GP)
     where = state.idt.base + first
     data = read_linear(state, read, where, width)
     if len(data) < width:
-        return f"the IDT entry for {name} at {where:#x} is in memory that is not there"
+        return Failure(
+            f"the IDT entry for {name} at {where:#x} is in memory that is not there",
+            _absent(state),
+        )
     if width == 4:
-        return _real_mode(state, read, name, data)
+        return _real_mode(read, name, data)
     return _gate(state, read, name, int.from_bytes(data, "little"))
 
 
-def _real_mode(state: CpuState, read: Read, name: str, data: bytes) -> str:
+def _absent(state: CpuState) -> int | None:
+    """What an access to memory that is not there raises: without paging nothing, on a PC."""
+    return None if state.paging == "off" else _PF
+
+
+def _real_mode(read: Read, name: str, data: bytes) -> Failure | None:
     offset = int.from_bytes(data[:2], "little")
     segment = int.from_bytes(data[2:], "little")
     handler = (segment << 4) + offset
     if not data.strip(b"\0"):
-        return f"the interrupt vector for {name} is empty (0000:0000)"
+        return Failure(f"the interrupt vector for {name} is empty (0000:0000)")
     if not in_memory(read, handler):
-        return f"the handler of {name} at {segment:04x}:{offset:04x} is not in memory"
-    return ""
+        return Failure(f"the handler of {name} at {segment:04x}:{offset:04x} is not in memory")
+    return None
 
 
-def _gate(state: CpuState, read: Read, name: str, gate: int) -> str:
+def _gate(state: CpuState, read: Read, name: str, gate: int) -> Failure | None:
     kind = gate >> 40 & 0x1F
+    is_gate = kind in ((0xE, 0xF) if state.long_mode else (0x5, 0x6, 0x7, 0xE, 0xF))
     if not gate >> 47 & 1:
         empty = " (it is all zero)" if not gate else ""
-        return f"the IDT entry for {name} is not present{empty}"
-    if kind == 0x5 and not state.long_mode:
-        return ""  # A task gate: what it does depends on a TSS, which is not followed.
-    if kind not in ((0xE, 0xF) if state.long_mode else (0x6, 0x7, 0xE, 0xF)):
-        return f"the IDT entry for {name} is not a gate (type {kind:#x})"
+        # The processor looks at the type first, and an empty entry has none.
+        return Failure(f"the IDT entry for {name} is not present{empty}", _NP if is_gate else _GP)
+    if kind == 0x5 and is_gate:
+        return None  # A task gate: what it does depends on a TSS, which is not followed.
+    if not is_gate:
+        return Failure(f"the IDT entry for {name} is not a gate (type {kind:#x})", _GP)
     selector = gate >> 16 & 0xFFFF
     problem, descriptor = descriptor_problem(state, read, selector, code=True)
     if problem:
-        return f"the IDT entry for {name} names code selector {selector:#x}: {problem}"
+        return Failure(
+            f"the IDT entry for {name} names code selector {selector:#x}: {problem}",
+            _NP if problem.endswith("not present") else _GP,
+        )
     offset = (gate & 0xFFFF) | (gate >> 48 & 0xFFFF) << 16
     if kind in (0x6, 0x7):
         offset &= 0xFFFF
@@ -79,26 +105,36 @@ def _gate(state: CpuState, read: Read, name: str, gate: int) -> str:
     conforming = descriptor >> 42 & 1
     ring = state.cpl if conforming else descriptor >> 45 & 3
     step = walk(state, read, handler, "execute", cpl=ring)
+    cannot = f"the handler of {name} at {handler:#x} cannot be executed: {step.stop}"
+    if "canonical" in step.stop:
+        return Failure(cannot, _GP)
+    stack = _stack(state, read, name, ring, gate >> 32 & 7 if state.long_mode else 0, kind)
+    if stack is not None:
+        return stack
     if step.gpa is None:
-        return f"the handler of {name} at {handler:#x} cannot be executed: {step.stop}"
+        return Failure(cannot, _PF, delivered=True)
     if not in_memory(read, step.gpa):
-        return f"the handler of {name} at {handler:#x} is not in memory"
-    return _stack(state, read, name, ring, gate >> 32 & 7 if state.long_mode else 0, kind)
+        return Failure(f"the handler of {name} at {handler:#x} is not in memory")
+    return None
 
 
-def _stack(state: CpuState, read: Read, name: str, ring: int, ist: int, kind: int) -> str:
+def _stack(
+    state: CpuState, read: Read, name: str, ring: int, ist: int, kind: int
+) -> Failure | None:
     """Check the stack that the frame is pushed on: the current one, or one out of the TSS."""
     if ist or ring < state.cpl:
         size = 8 if state.long_mode else 4
         offset = 0x24 + 8 * (ist - 1) if ist else 4 + 8 * ring
         which = f"IST{ist}" if ist else f"the ring {ring} stack"
+        needs = f"{name} needs {which}, but"
         if state.tr.selector & ~3 == 0 and state.tr.base == 0:
-            return f"{name} needs {which}, but no TSS is loaded (TR is {state.tr.selector:#x})"
+            return Failure(f"{needs} no TSS is loaded (TR is {state.tr.selector:#x})", _TS)
         if offset + size - 1 > state.tr.limit:
-            return f"{name} needs {which}, but the TSS ends before it (limit {state.tr.limit:#x})"
+            return Failure(f"{needs} the TSS ends before it (limit {state.tr.limit:#x})", _TS)
         data = read_linear(state, read, state.tr.base + offset, size)
         if len(data) < size:
-            return f"{name} needs {which}, but the TSS at {state.tr.base:#x} is not in memory"
+            text = f"{needs} the TSS at {state.tr.base:#x} is not in memory"
+            return Failure(text, _absent(state))
         top, which = int.from_bytes(data, "little"), f"{which} of the TSS"
     else:
         top, which = state.linear_rsp, "the stack"
@@ -109,10 +145,13 @@ def _stack(state: CpuState, read: Read, name: str, ring: int, ist: int, kind: in
     pushed &= 0xFFFF_FFFF_FFFF_FFFF if state.long_mode else 0xFFFF_FFFF
     step = walk(state, read, pushed, "write", cpl=ring)
     if step.gpa is None:
-        return f"{which} for {name} at {pushed:#x} cannot be written: {step.stop}"
+        return Failure(
+            f"{which} for {name} at {pushed:#x} cannot be written: {step.stop}",
+            _SS if "canonical" in step.stop else _PF,
+        )
     if not in_memory(read, step.gpa):
-        return f"{which} for {name} at {pushed:#x} is not in memory"
-    return ""
+        return Failure(f"{which} for {name} at {pushed:#x} is not in memory")
+    return None
 
 
 def _base(descriptor: int) -> int:

@@ -12,6 +12,8 @@ ones shown are nearly always right; other data in front of code can be read as i
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,8 +21,21 @@ from typing import Any
 from vmm.cpustate import CpuState
 from vmm.explain.page_walk import Read, read_linear
 
-__all__ = ["Line", "around_rip", "at_rip", "available", "decode", "lines_around_rip"]
+__all__ = [
+    "Line",
+    "Name",
+    "around_rip",
+    "at_rip",
+    "available",
+    "decode",
+    "lines_around_rip",
+    "no_name",
+]
 
+Name = Callable[[int], str]
+"""Says what a RIP value is called; "" where nobody knows."""
+
+_BRANCH = re.compile(r"(?:call|j[a-z]+|loop[a-z]*) (0x[0-9a-f]+)")
 _LONGEST = 15
 """No x86 instruction is longer, in bytes."""
 
@@ -33,6 +48,11 @@ class Line:
     data: bytes
     text: str
     current: bool = False
+
+
+def no_name(rip: int) -> str:
+    """Where there are no symbols."""
+    return ""
 
 
 @lru_cache(maxsize=3)
@@ -130,10 +150,13 @@ def _hex(data: bytes) -> str:
     return data.hex(" ") if len(data) <= 10 else f"{data[:10].hex(' ')} .."
 
 
-def lines_around_rip(state: CpuState, read: Read, before: int = 4, after: int = 8) -> list[str]:
+def lines_around_rip(
+    state: CpuState, read: Read, before: int = 4, after: int = 8, name: Name = no_name
+) -> list[str]:
     """The same as text; "->" marks RIP. Addresses are as in `CpuState.location`.
 
-    Zeroed memory before the code is left out, and behind it cut short.
+    `name` says what a RIP value is called: functions that begin and the targets of jumps get
+    their names. Zeroed memory before the code is left out, and behind it cut short.
     """
     lines = around_rip(state, read, before, after)
     while lines and not lines[0].current and not lines[0].data.strip(b"\0"):
@@ -145,8 +168,20 @@ def lines_around_rip(state: CpuState, read: Read, before: int = 4, after: int = 
             break
     digits = 4 if state.segmented else 16 if state.code_size == 64 else 8
     front = f"{state.cs.selector:04x}:" if state.segmented else ""
-    return [
-        f"{'->' if line.current else '  '} {front}{line.address:0{digits}x}  "
-        f"{_hex(line.data):<24}  {line.text}"
-        for line in lines
-    ]
+    shown: list[str] = []
+    for line in lines:
+        label = name(line.address)
+        if label and (not shown or "+" not in label):
+            shown.append(f"{label}:")
+        shown.append(
+            f"{'->' if line.current else '  '} {front}{line.address:0{digits}x}  "
+            f"{_hex(line.data):<24}  {line.text}{_target(line.text, name)}"
+        )
+    return shown
+
+
+def _target(text: str, name: Name) -> str:
+    """What a jump's or call's target is called: " <main>"."""
+    match = _BRANCH.fullmatch(text)
+    found = name(int(match[1], 16)) if match else ""
+    return f" <{found}>" if found else ""

@@ -47,8 +47,11 @@ class Fault:
     """The linear address of a page fault."""
 
 
-def likely_fault(state: CpuState, read: Read) -> Fault:
-    """Work out what the next instruction would raise."""
+def likely_fault(state: CpuState, read: Read, *, certain: bool = False) -> Fault:
+    """Work out what the next instruction would raise.
+
+    With `certain` nothing is guessed: not that a value was refused, nor what CR2 is left from.
+    """
     fetch = _fetch(state, read)
     if fetch is not None:
         return fetch
@@ -60,7 +63,7 @@ def likely_fault(state: CpuState, read: Read) -> Fault:
         return (
             Fault(6, f"the bytes {data[:8].hex(' ')} are no instruction")
             if data
-            else _stale(state, read)
+            else _stale(state, read, certain)
         )
     for check in (_by_name, _floating_point, _privilege, _far, _arithmetic):
         fault = check(state, read, instruction)
@@ -72,9 +75,9 @@ def likely_fault(state: CpuState, read: Read) -> Fault:
             if not data.strip(b"\0"):
                 return Fault(fault.vector, f"{zeros}; {fault.reason}", fault.address)
             return fault
-    if instruction.mnemonic in _TOUCHY or _moves_to_control(instruction):
+    if not certain and (instruction.mnemonic in _TOUCHY or _moves_to_control(instruction)):
         return Fault(13, f"{_said(instruction)} was refused: its value is not allowed here")
-    stale = _stale(state, read)
+    stale = _stale(state, read, certain)
     if stale.vector is None and data and not data.strip(b"\0"):
         return Fault(None, zeros)
     return stale
@@ -174,7 +177,8 @@ def _far(state: CpuState, read: Read, instruction: Any) -> Fault | None:
         return None
     problem, _ = descriptor_problem(state, read, selector, code=code)
     vector = 11 if problem.endswith("not present") else 13
-    return Fault(vector, f"{_said(instruction)}: {problem}") if problem else None
+    said = f"{_said(instruction)} loads selector {selector:#x}, but {problem}"
+    return Fault(vector, said) if problem else None
 
 
 def _arithmetic(state: CpuState, read: Read, instruction: Any) -> Fault | None:
@@ -209,9 +213,9 @@ def _access(state: CpuState, read: Read, touch: Touch, instruction: Any) -> Faul
     return Fault(14, f"{said}: {step.stop}", touch.linear)
 
 
-def _stale(state: CpuState, read: Read) -> Fault:
+def _stale(state: CpuState, read: Read, certain: bool) -> Fault:
     """Nothing is wrong with the instruction: CR2 may still tell of a page fault."""
-    if state.paging != "off" and state.cr2:
+    if not certain and state.paging != "off" and state.cr2:
         step = walk(state, read, state.cr2, "read", cpl=0)
         if not step.mapped:
             return Fault(14, f"CR2 tells of a page fault at {state.cr2:#x}: {step.stop}", state.cr2)

@@ -7,17 +7,17 @@ aloud.
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from vmm.cpustate import CpuState, register_lines
+from vmm.cpustate import register_lines
 from vmm.explain.cause import Cause
 from vmm.explain.causes import find_cause
 from vmm.explain.death import Death
-from vmm.explain.disassembly import lines_around_rip
-from vmm.explain.faults import likely_fault
-from vmm.explain.page_walk import walk
+from vmm.explain.facts import SHOWN_EXITS, Evidence, gather, to_facts
+from vmm.explain.names import name_of
+from vmm.explain.stack import frame_lines
 
 __all__ = ["Explanation", "Section", "explain"]
 
@@ -50,10 +50,12 @@ class Explanation:
     """One sentence: what, where, in which mode, after how many exits, why."""
     cause: Cause
     sections: tuple[Section, ...]
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)
+    """The evidence as plain values (see `vmm.explain.facts`)."""
 
     def text(self, width: int = 100) -> str:
         """The whole explanation as plain text, without a final newline."""
-        lines = _wrap(self.headline, "", width)
+        lines = _wrap(self.headline, "", width - len("vmm: "))  # the command puts its name there
         for detail in self.cause.details:
             lines += _wrap(detail, "  why: ", width)
         for advice in self.cause.advice:
@@ -64,12 +66,13 @@ class Explanation:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain values that JSON can hold."""
+        """The same as plain values that JSON can hold; addresses are numbers."""
         return {
             "headline": self.headline,
             "cause": self.cause.sentence,
             "details": list(self.cause.details),
             "advice": list(self.cause.advice),
+            **self.facts,
             "sections": {section.title: list(section.lines) for section in self.sections},
         }
 
@@ -88,7 +91,9 @@ def _wrap(text: str, front: str, width: int) -> list[str]:
 def explain(death: Death) -> Explanation:
     """Explain a death from what is known about it. Never raises."""
     cause = find_cause(death)
-    return Explanation(_headline(death, cause), cause, tuple(_sections(death)))
+    evidence = gather(death)
+    sections = tuple(_sections(death, evidence))
+    return Explanation(_headline(death, cause), cause, sections, to_facts(death, evidence))
 
 
 def _headline(death: Death, cause: Cause) -> str:
@@ -97,7 +102,9 @@ def _headline(death: Death, cause: Cause) -> str:
     if state is not None:
         where = "near" if death.state_was_reset and death.last_seen else "at"
         if not (death.state_was_reset and death.last_seen is None):
-            words.append(f"{where} {state.location} ({state.mode} mode)")
+            name = name_of(death.symbols, state, state.rip)
+            place = f"{state.location} {name}".rstrip()
+            words.append(f"{where} {place} ({state.mode} mode)")
     if death.vcpu:
         words.append(f"on vCPU {death.vcpu}")
     if death.exits is not None:
@@ -107,7 +114,7 @@ def _headline(death: Death, cause: Cause) -> str:
     return f"{' '.join(words)}: {cause.sentence}"
 
 
-def _sections(death: Death) -> list[Section]:
+def _sections(death: Death, evidence: Evidence) -> list[Section]:
     sections: list[Section] = []
 
     def add(title: str, lines: list[str]) -> None:
@@ -115,36 +122,28 @@ def _sections(death: Death) -> list[Section]:
             sections.append(Section(title, tuple(lines)))
 
     add("notes", list(death.notes))
-    add("last exits, oldest first", _folded(death.last_exits))
+    shown = death.last_exits[-SHOWN_EXITS:]
+    add("last exits, oldest first", _folded([one.text for one in shown]))
     state = death.state
     if state is not None:
         reset = death.state_was_reset
         when = "" if not reset else " after the reset" if death.last_seen is None else " last seen"
         add(f"registers of vCPU {death.vcpu}{when}", register_lines(state))
-        if not (reset and death.last_seen is None):
-            add("code around RIP", lines_around_rip(state, death.read))
-            _add_walks(add, death, state)
+        add("code around RIP", evidence.code)
+        if len(evidence.frames) > 1:
+            add(
+                "stack, innermost first",
+                frame_lines(evidence.frames, 16 if state.code_size == 64 else 8),
+            )
+        for title, found in evidence.walks.items():
+            add(title, found.lines())
     return sections
 
 
-def _folded(lines: tuple[str, ...]) -> list[str]:
+def _folded(lines: list[str]) -> list[str]:
     """Say equal lines in a row once, with their number."""
     folded = []
     for line, same in groupby(lines):
         count = len(list(same))
         folded.append(f"{line}  ({count} times)" if count > 1 else line)
     return folded
-
-
-def _add_walks(add: Any, death: Death, state: CpuState) -> None:
-    if state.paging == "off":
-        return
-    add("page walk of RIP", walk(state, death.read, state.linear_rip, "execute").lines())
-    if death.kind != "shutdown" or death.state_was_reset:
-        return
-    fault = likely_fault(state, death.read)
-    if fault.address is not None and fault.address != state.linear_rip:
-        add(
-            f"page walk of the fault at {fault.address:#x}",
-            walk(state, death.read, fault.address, cpl=0).lines(),
-        )

@@ -240,7 +240,7 @@ def _plan(image: memoryview, options: BootOptions, bits: int, mode: Mode) -> Boo
         placement.put(registers["rdi"], line, "the command line")
     start = Start(mode, entry, registers=registers)
     notes = (f"{bits}-bit ELF, {len(elf.segments)} segments",)
-    return BootPlan(f"elf{bits}", start, placement.writes, notes=notes)
+    return BootPlan(f"elf{bits}", start, placement.writes, moved_by=delta, notes=notes)
 
 
 def _displacement(elf: Elf, options: BootOptions) -> int:

@@ -109,5 +109,7 @@ class BootPlan(Record):
     roms: tuple[Rom, ...] = ()
     bios: bool = False
     """The image expects BIOS services: install the Python BIOS before it starts."""
+    moved_by: int = 0
+    """How far a position-independent image lies from where it was linked for, in bytes."""
     notes: tuple[str, ...] = ()
     """Facts worth showing with --debug: "multiboot 2, 5 tags"."""

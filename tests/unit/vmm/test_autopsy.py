@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from devices.uart16550 import Uart16550
 from kvm_bindings import KvmError
 from kvm_bindings import constants as c
 from vmm.autopsy import autopsy
@@ -22,7 +24,10 @@ class Bus:
         self.unclaimed: Counter[tuple[int, bool]] = Counter()
 
     def name_at(self, address: int) -> str:
-        return "com1" if address == 0x3F8 else ""
+        return "com1" if address & ~7 == 0x3F8 else ""
+
+    def find(self, address: int) -> Any:
+        return SimpleNamespace(device=Uart16550, base=0x3F8) if self.name_at(address) else None
 
 
 class Machine:
@@ -31,6 +36,8 @@ class Machine:
     def __init__(self, *exits: Exit) -> None:
         self.pio, self.mmio = Bus("port"), Bus("MMIO")
         self.bios = None
+        self.irqchip = False
+        self.symbols = None
         self.started: Start | None = Start("long", 0x1000)
         self.memory = SimpleNamespace(read=self.read)
 
@@ -71,9 +78,9 @@ def test_the_last_exits_are_told_with_their_devices():
     ]
     found = autopsy(Machine(*exits), Ending("shutdown"), 3, 0.1)
     assert found is not None
-    assert found.last_exits[0].startswith("IO out 0x3f8 1b 0x48 'H' com1")
-    assert found.last_exits[1].startswith("MMIO read 0xff000000 4b")
-    assert found.last_exits[2] == "SHUTDOWN"
+    assert found.last_exits[0].text == "IO out 0x3f8 1b 0x48 'H' com1 THR/DLL"
+    assert found.last_exits[1].text.startswith("MMIO read 0xff000000 4b")
+    assert found.last_exits[2].text == "SHUTDOWN"
 
 
 def test_suberror_and_data_come_from_the_exit():
@@ -106,3 +113,17 @@ def test_what_nobody_claimed_and_what_the_bios_missed_is_noted():
     assert "INT 15h AX=9999h is missing" in text
     assert "port 0x99, which no device claims, was written to 2 times" in text
     assert "port 0x98, which no device claims, was read once" in text
+
+
+def test_an_access_is_told_in_the_words_of_its_register():
+    exits = [
+        Exit(c.KVM_EXIT_IO, address=0x3FD, size=1, count=1, value=0x60),
+        Exit(c.KVM_EXIT_IO, address=0x3F8, size=1, count=2, write=True, value=0x4142),
+    ]
+    found = autopsy(Machine(*exits), Ending("timeout"), 2, 0.1)
+    assert found is not None
+    status, string = found.last_exits
+    assert status.text == "IO in 0x3fd 1b 0x60 '`' com1 LSR = THRE|TEMT"
+    assert (status.place, status.meaning) == ("port 0x3fd (com1 LSR)", "THRE|TEMT")
+    assert status.bits[0x01] == "DR"
+    assert string.place == "port 0x3f8 (com1)"

@@ -9,7 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from vmm.cli.outcome import JsonFile, report_fault, report_result, say_plan, show_screen
+from vmm.cli.outcome import (
+    JsonFile,
+    report_fault,
+    report_result,
+    result_facts,
+    say_plan,
+    show_screen,
+)
 from vmm.errors import ConfigError
 from vmm.exits import Exit
 from vmm.layout import MemoryLayout
@@ -49,10 +56,11 @@ def test_the_bios_notes_come_last(capsys):
 
 def test_json_is_refused_before_the_run_and_written_after_it(tmp_path):
     with pytest.raises(ConfigError, match="cannot be written: Is a directory"):
-        JsonFile(str(tmp_path))
+        JsonFile("--json", str(tmp_path))
     path = tmp_path / "result.json"
-    file = JsonFile(str(path))
-    file.write(RunResult("debug_exit", 7, value=0x10, seconds=0.12345678, vcpu=1, detail="x"))
+    file = JsonFile("--json", str(path))
+    result = RunResult("debug_exit", 7, value=0x10, seconds=0.12345678, vcpu=1, detail="x")
+    file.write(result_facts(result))
     assert json.loads(path.read_text()) == {
         "reason": "debug_exit",
         "status": 0x21,
@@ -66,9 +74,9 @@ def test_json_is_refused_before_the_run_and_written_after_it(tmp_path):
 
 
 def test_json_that_cannot_be_finished_is_told():
-    file = JsonFile("/dev/full")
+    file = JsonFile("--json", "/dev/full")
     with pytest.raises(ConfigError, match="/dev/full: cannot be written: No space left"):
-        file.write(RunResult("halt", 1))
+        file.write({})
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_every_option_of_run_is_read():
             *("--format", "flat32", "--append", "-v --x", "--module", "m a", "--module", "n"),
             *("--load-addr", "0x100", "--entry", "256", "--cpl", "3", "--boot-drive", "0x80"),
             *("--timeout", "1.5", "--max-exits", "7", "--input", "serial", "--stats"),
-            *("--json", "-", "--debug", "kernel"),
+            *("--json", "-", "--debug", "--symbols", "map", "--explain-json", "x", "kernel"),
         ]
     )
     assert vars(options) == {
@@ -47,6 +47,7 @@ def test_every_option_of_run_is_read():
         "strict": True, "format": "flat32", "append": "-v --x", "module": ["m a", "n"],
         "load_addr": 0x100, "entry": 256, "cpl": "3", "boot_drive": 0x80, "timeout": 1.5,
         "max_exits": 7, "input": "serial", "stats": True, "json": "-", "debug": True,
+        "symbols": "map", "explain_json": "x",
     }  # fmt: skip
 
 

@@ -5,8 +5,14 @@ from typing import Any
 
 import pytest
 
-from vmm.cpustate import DescriptorTable, Segment
-from vmm.explain.delivery import delivery_problem, descriptor_problem
+from vmm.cpustate import CpuState, DescriptorTable, Segment
+from vmm.explain.delivery import delivery_failure, descriptor_problem
+from vmm.explain.page_walk import Read
+
+
+def delivery_problem(state: CpuState, read: Read, vector: int) -> str:
+    failure = delivery_failure(state, read, vector)
+    return "" if failure is None else failure.text
 
 
 def test_a_complete_long_mode_idt_delivers(guest: Any) -> None:

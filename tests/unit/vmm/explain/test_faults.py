@@ -141,7 +141,10 @@ def test_a_far_jump_to_a_missing_descriptor(guest: Any) -> None:
     state = guest.protected(gdt=DescriptorTable(0x4000, 0xF))
     fault = likely_fault(state, guest.read)
     assert fault.vector == 13
-    assert '"ljmp 8:0x2000": the GDT entry at 0x4008 is all zero' in fault.reason
+    assert (
+        '"ljmp 8:0x2000" loads selector 0x8, but the GDT entry at 0x4008 is all zero'
+        in fault.reason
+    )
     guest.u64(0x4008, 0x00CF_1B00_0000_FFFF)
     assert likely_fault(state, guest.read).vector == 11
     guest.u64(0x4008, 0x00CF_9B00_0000_FFFF)

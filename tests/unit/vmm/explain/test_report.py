@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmm.cpustate import CpuState, DescriptorTable
-from vmm.explain import Death, Kind, explain
-from vmm.explain.hangs import find_loop
+from vmm.explain import Death, Kind, SeenExit, explain
 
 pytest.importorskip("capstone")
 
@@ -20,11 +19,12 @@ def test_a_triple_fault_without_an_idt(guest: Any) -> None:
     state = guest.protected(rip=0x1004)
     death = Death(
         kind="shutdown", cpu=state, read=guest.read, exits=12, backend="kvm_pvm",
-        last_exits=("IO out 0xe9 1b 0x41 'A'",), notes=("a note",),
+        last_exits=(SeenExit("IO out 0xe9 1b 0x41 'A'"),), notes=("a note",),
     )  # fmt: skip
     explanation = explain(death)
     assert explanation.headline == (
         "guest died: triple fault at 00001004 (protected 32-bit mode) after 12 exits: "
+        '"ud2" is an invalid opcode on purpose, and '
         "no IDT entry for #UD (vector 6): the IDT's limit 0x0 is below 0x37"
     )
     text = explanation.text()
@@ -82,13 +82,53 @@ def test_registers_that_the_kernel_reset(guest: Any) -> None:
     titles = [section.title for section in explanation.sections]
     assert titles == ["registers of vCPU 0 after the reset"]
 
-    guest.code("0f 0b")
+    guest.code("8b 03 0f 0b")  # what the load brings, nobody knows any more
     seen = explain(replace(lost, last_seen=guest.protected()))
     assert "near 00001000 (protected 32-bit mode)" in seen.headline
-    assert "no IDT entry for #DF" in seen.headline
-    assert "#UD" not in seen.text()  # the instruction that was last seen is not to blame
+    assert "an exception, and no IDT entry for #DF" in seen.headline
+    assert "#UD" not in seen.text()
     assert any("the state at the exit before" in detail for detail in seen.cause.details)
     assert seen.sections[0].title == "registers of vCPU 0 last seen"
+
+
+@pytest.mark.parametrize(
+    ("code", "steps", "words"),
+    [
+        ("0f 0b", 0, '"ud2" is an invalid opcode on purpose, and no IDT entry for #UD'),
+        ("e6 80 0f 0b", 1, '"ud2" is an invalid opcode on purpose, and no IDT entry for #UD'),
+        ("e6 80 90 f7 f1", 2, '"div ecx" divides by zero, and no IDT entry for #DE'),
+        ("e6 80 eb 02 f4 f4 0f 0b", 2, '"ud2" is an invalid opcode on purpose'),
+        ("e6 80 31 c9 f7 f1", 2, '"div ecx" divides by zero'),
+        ("e6 80 b9 00 00 00 40 8b 01 f4", 2, None),  # without paging, no memory is no fault
+        ("e6 80 b9 05 00 00 00 f7 f1", 2, None),
+        ("e6 80 bb 70 00 00 00 8e db", 2, '"mov ds, ebx" loads selector 0x70'),
+        ("0f 01 1d 00 20 00 00 0f 0b", 1, "the IDT's limit 0x1f is below 0x37"),
+    ],
+)
+def test_lost_registers_are_followed_while_it_is_certain(
+    guest: Any, code: str, steps: int, words: str | None
+) -> None:
+    guest.code(code)
+    guest.write(0x2000, bytes.fromhex("1f 00 00 50 00 00"))
+    death = Death(
+        kind="shutdown", cpu=CpuState(), read=guest.read, backend="kvm_amd",
+        last_seen=guest.protected(),
+    )  # fmt: skip
+    explanation = explain(death)
+    if words is None:
+        assert "an exception" in explanation.cause.sentence
+        return
+    assert words in explanation.headline
+    assert f"follows {steps} instruction" in explanation.cause.details[-1]
+
+
+def test_a_fault_with_a_handler_is_not_to_blame(guest: Any) -> None:
+    guest.code("e6 80 0f 0b")
+    state = guest.handlers(guest.long(), 6)
+    death = Death(
+        kind="shutdown", cpu=CpuState(), read=guest.read, backend="kvm_amd", last_seen=state
+    )
+    assert "#UD" not in explain(death).text()
 
 
 def test_the_reset_vector_itself_is_evidence_on_vtx(guest: Any) -> None:
@@ -139,32 +179,10 @@ def test_every_kind_without_any_fact(kind: Any) -> None:
     assert explanation.text()
 
 
-def test_a_loop_on_itself(guest: Any) -> None:
-    guest.code("f4 eb fe")
-    cause = explain(Death(kind="timeout", cpu=guest.real(rip=0x1001), read=guest.read)).cause
-    assert cause.sentence == "an endless loop of one instruction: jmp 0x1001"
-
-
-def test_a_polling_loop(guest: Any) -> None:
-    guest.code("fa e4 64 a8 01 74 fa c3")  # cli; in al,0x64; test al,1; jz -6; ret
-    line = "IO in 0x64 1b 0x0"
-    death = Death(
-        kind="timeout", cpu=guest.protected(rip=0x1003), read=guest.read, last_exits=(line,) * 5
-    )
-    cause = explain(death).cause
-    assert cause.sentence == f"it polls ({line}) in a loop of 3 instructions, from 0x1001 to 0x1005"
-    assert cause.details == (f"the last 5 exits are all: {line}",)
-    death = replace(death, last_exits=("HLT", line, line, "HLT"))
-    assert explain(death).sections[0].lines == ("HLT", f"{line}  (2 times)", "HLT")
-
-
-def test_no_loop(guest: Any) -> None:
-    guest.code("90 90 c3 eb fa")  # the jump back is behind a return
-    assert find_loop(guest.protected(), guest.read) == []
-    guest.code("90 eb 10 90")  # forward
-    assert find_loop(guest.protected(), guest.read) == []
-    death = Death(kind="timeout", cpu=guest.protected(), read=guest.read, last_exits=("a", "b"))
-    assert "still running in protected 32-bit mode, ring 0" in explain(death).cause.sentence
+def test_equal_exits_in_a_row_are_told_once(guest: Any) -> None:
+    line = SeenExit("IO in 0x64 1b 0x0")
+    death = Death(kind="shutdown", last_exits=(SeenExit("HLT"), line, line, SeenExit("HLT")))
+    assert explain(death).sections[0].lines == ("HLT", f"{line.text}  (2 times)", "HLT")
 
 
 def test_text_keeps_to_its_width(guest: Any) -> None:
