@@ -35,7 +35,6 @@ _NEAR = 1 << 20
 _ENTRIES = {32: struct.Struct("<IIIBBH"), 64: struct.Struct("<IBBHQQ")}
 _NOTYPE, _OBJECT, _FUNC, _IFUNC = 0, 1, 2, 10
 _UNDEFINED = 0
-_EXECINSTR = 4
 _LINE = re.compile(rb"^([0-9A-Fa-f]{1,16}) +([A-Za-z?]) +(\S{1,256})", re.MULTILINE)
 
 
@@ -51,8 +50,7 @@ class _Symbol(NamedTuple):
     size: int
     """In bytes; 0 where the file does not say."""
     end: int
-    """Where the section behind it ends; 0 if that is not known."""
-    code: bool
+    """Where its section ends; 0 if that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +122,11 @@ class Symbols:
         """The address of a symbol; None if there is none of this name."""
         return self._names.get(name)
 
-    def is_code(self, address: int) -> bool:
-        """Whether an address lies in something that can be executed, and not at its first byte:
-        what a return address looks like."""
-        symbol, offset = self._find(address)
-        return symbol is not None and symbol.code and offset > 0
+    def behind(self, address: int) -> str | None:
+        """The name for a return address: of the function that the CALL before it is in, though it
+        may be that function's last instruction."""
+        symbol, offset = self._find(address - 1)
+        return None if symbol is None else f"{symbol.name}+{offset + 1:#x}"
 
     def _find(self, address: int) -> tuple[_Symbol | None, int]:
         found = self._holding(address)
@@ -166,7 +164,7 @@ def _from_lines(file: Any, name: str, bias: int) -> Symbols:
         code = kind in "Tti?Ww"
         rank = (0 if code else 2) + kind.islower()
         text = match[3].decode("utf-8", "replace")
-        found.append(_Symbol(int(match[1], 16) + bias, rank, text, 0, 0, code))
+        found.append(_Symbol(int(match[1], 16) + bias, rank, text, 0, 0))
     if not found:
         raise SymbolError(f"{name}: neither an ELF file nor lines of ADDRESS TYPE NAME (nm)")
     return Symbols(found)
@@ -222,7 +220,6 @@ def _elf_symbols(elf: Any, bias: int) -> Iterator[_Symbol]:
                 name.decode("utf-8", "replace"),
                 size,
                 section["sh_addr"] + section["sh_size"] + bias,
-                bool(section["sh_flags"] & _EXECINSTR),
             )
 
 

@@ -83,7 +83,7 @@ class Vcpu:
         self.exits = 0
         """Exits handled since the machine was made."""
         self.regs = RegisterView(self._fetch_regs, kvm.set_regs)
-        self.sregs = RegisterView(self._fetch_sregs, kvm.set_sregs)
+        self.sregs = RegisterView(self._fetch_sregs, self._store_sregs)
         self._pio = pio
         self._mmio = mmio
         self._lock = lock
@@ -339,3 +339,15 @@ class Vcpu:
     def _fetch_sregs(self) -> kvm_bindings.structs.kvm_sregs:
         self.settle()
         return self.kvm.get_sregs()
+
+    def _store_sregs(self, sregs: kvm_bindings.structs.kvm_sregs) -> None:
+        try:
+            self.kvm.set_sregs(sregs)
+        except kvm_bindings.KvmError as error:
+            from vmm.cpustate import CpuState
+            from vmm.entry_state import refused_sregs
+
+            broken = refused_sregs(CpuState.from_kvm(self.kvm.get_regs(), sregs))
+            if error.errno != errno.EINVAL or not broken:
+                raise
+            raise kvm_bindings.KvmError(error.ioctl, errno.EINVAL, "; ".join(broken)) from None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vmm.entry_state import entry_failure_reason, inconsistencies
 from vmm.explain.cause import Cause
 from vmm.explain.death import Death, Kind
-from vmm.explain.entry_state import entry_failure_reason, inconsistencies
 from vmm.explain.hangs import halt_cause, timeout_cause
 from vmm.explain.internal_error import internal_error_cause
 from vmm.explain.shutdown import shutdown_cause
@@ -21,7 +21,7 @@ def find_cause(death: Death) -> Cause:
 
 def _fail_entry(death: Death) -> Cause:
     reason = entry_failure_reason(death.hardware_reason, death.backend)
-    broken = inconsistencies(death.cpu) if death.cpu else []
+    broken = inconsistencies(death.cpu, death.backend) if death.cpu else []
     if not broken:
         return Cause(
             f"{reason}; no rule that is known here is broken",

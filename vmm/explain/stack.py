@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from vmm.cpustate import CpuState
 from vmm.explain.disassembly import decode
+from vmm.explain.names import name_of
 from vmm.explain.page_walk import Read, read_linear, walk
 from vmm.symbols import Symbols
 
@@ -41,10 +42,11 @@ def stack_trace(state: CpuState, read: Read, symbols: Symbols | None) -> list[Fr
     """The functions that are active, innermost first; the first is where RIP is."""
 
     def name(address: int) -> str:
-        linear = state.linear(state.cs, address)
-        return (symbols.at(linear) if symbols is not None else None) or ""
+        if symbols is None:
+            return ""
+        return symbols.behind(state.linear(state.cs, address)) or ""
 
-    found = [Frame(state.rip, name(state.rip))]
+    found = [Frame(state.rip, name_of(symbols, state, state.rip))]
     if state.code_size == 16:
         return found
     by_frames = _by_frame_pointers(state, read)

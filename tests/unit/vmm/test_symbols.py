@@ -98,12 +98,13 @@ def test_an_elf_file(bits):
     assert len(symbols) == 5
 
 
-def test_code_is_told_from_data():
+def test_a_return_address_may_be_the_first_byte_of_the_next_function():
     symbols = Symbols.load(make_elf(KERNEL))
-    assert symbols.is_code(TEXT + 0x25)
-    assert not symbols.is_code(TEXT + 0x20)  # a return address is never a function's first byte
-    assert not symbols.is_code(DATA + 4)
-    assert not symbols.is_code(0)
+    assert symbols.behind(TEXT + 0x20) == "_start+0x20"  # where main begins
+    assert symbols.behind(TEXT + 0x25) == "main+0x5"
+    assert symbols.behind(TEXT + 0x110) == "helper+0x10"
+    assert symbols.behind(TEXT + 0x111) is None
+    assert symbols.behind(0) is None
 
 
 def test_a_function_is_told_before_a_label_at_the_same_place():
@@ -124,7 +125,7 @@ def test_a_kernel_linked_high_and_loaded_low():
     symbols = Symbols.load(make_elf(KERNEL, paddr=0x40_0000))
     assert symbols.at(TEXT + 0x21) == "main+0x1"
     assert symbols.at(0x40_0021) == "main+0x1"
-    assert symbols.is_code(0x40_0021)
+    assert symbols.behind(0x40_0021) == "main+0x1"
 
 
 def test_lists_of_nm_and_system_map(tmp_path):
@@ -139,8 +140,6 @@ def test_lists_of_nm_and_system_map(tmp_path):
     symbols = Symbols.load(path)
     assert symbols.at(0xFFFF_FFFF_8100_0044) == "helper+0x4"
     assert symbols.at(0xFFFF_FFFF_8100_0010) == "_text+0x10"
-    assert symbols.is_code(0xFFFF_FFFF_8100_0010)
-    assert not symbols.is_code(0xFFFF_FFFF_8200_0010)
     assert symbols.at(0x10) is None
     assert symbols.at(0xFFFF_FFFF_9200_0000) is None  # too far behind the last one
     assert symbols.find("data") == 0xFFFF_FFFF_8200_0000

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vmm.cpustate import CpuState, DescriptorTable, Segment
-from vmm.explain.entry_state import entry_failure_reason, inconsistencies
+from vmm.entry_state import entry_failure_reason, inconsistencies, refused_sregs
 
 
 @pytest.mark.parametrize("mode", ["real", "protected", "long"])
@@ -35,6 +35,13 @@ def test_the_reset_state_is_sound() -> None:
         ({"rflags": 0}, "RFLAGS bit 1 is clear"),
         ({"rflags": 2 | 1 << 15}, "RFLAGS has reserved bits set (0x8000)"),
         ({"rflags": 2 | 1 << 17}, "RFLAGS.VM is set outside of protected mode"),
+        ({"efer": 0x500 | 1 << 9}, "EFER has reserved bits set (0x200)"),
+        ({"ss": Segment(type=1)}, "SS is not a writable data segment (type 0x1)"),
+        ({"ds": Segment(type=9)}, "DS is code that cannot be read (type 0x9)"),
+        ({"es": Segment(s=0)}, "ES is a system segment (S is clear)"),
+        ({"ldt": Segment(type=3, s=0)}, "LDTR must hold an LDT (type 2); its type is 3"),
+        ({"ldt": Segment(4, type=2, s=0)}, "LDTR's selector 0x4 points into the LDT"),
+        ({"tr": Segment(type=11, s=1)}, "TR is not present or not a system segment"),
         ({"tr": Segment(type=3, s=0)}, "TR must hold a busy 64-bit TSS"),
     ],
 )
@@ -88,3 +95,20 @@ def test_the_hardware_reason_in_words(reason: int, backend: str, words: str) -> 
 def test_5_level_paging_widens_canonical_addresses(guest: Any) -> None:
     assert inconsistencies(guest.long(rip=1 << 47, cr4=0x20 | 1 << 12)) == []
     assert inconsistencies(guest.long(rip=1 << 56, cr4=0x20 | 1 << 12))
+
+
+def test_amd_checks_control_registers_only(guest: Any) -> None:
+    state = guest.long(rip=1 << 47, tr=Segment(type=3, s=0))
+    assert inconsistencies(state)
+    assert inconsistencies(state, "kvm_amd") == []
+    assert any("CR4.PAE" in r for r in inconsistencies(replace(state, cr4=0), "kvm_amd"))
+
+
+def test_what_kvm_refuses_to_take(guest: Any) -> None:
+    assert refused_sregs(guest.long()) == []
+    assert refused_sregs(guest.real()) == []
+    assert any("EFER.LMA is 1" in r for r in refused_sregs(guest.long(cr0=0x11)))
+    state = guest.protected()
+    assert refused_sregs(replace(state, cs=replace(state.cs, l=1))) == [
+        "CS.L (64-bit code) is set and EFER.LMA is clear"
+    ]

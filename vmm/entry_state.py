@@ -1,7 +1,8 @@
-"""Guest state that a processor refuses to enter.
+"""Guest state that a processor refuses to enter, or KVM to take.
 
 The checks are those that state set through KVM can fail; what concerns only the VMCB or the
-VMCS, which the kernel fills, is left out.
+VMCS, which the kernel fills, is left out. AMD's processors check control registers alone: segments
+are taken as they are, and base addresses made canonical. Intel's check everything.
 
 Spec: AMD64 APM vol. 2, "Canonicalization and Consistency Checks"; Intel SDM vol. 3, "Checks on
 the Guest State Area".
@@ -11,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vmm.cpustate import CR4_BITS, CpuState, Segment
+from vmm.cpustate import CR4_BITS, EFER_BITS, CpuState, Segment
 
-__all__ = ["entry_failure_reason", "inconsistencies"]
+__all__ = ["entry_failure_reason", "inconsistencies", "refused_sregs"]
 
 _VMX_EXITS = {
     33: "VM entry failed: invalid guest state",
@@ -25,6 +26,7 @@ _VMX_INSTRUCTION_ERRORS = {
     8: "VM entry with invalid host state",
 }
 _CR4_KNOWN = sum(1 << bit for bit in CR4_BITS)
+_EFER_KNOWN = sum(1 << bit for bit in EFER_BITS)
 
 
 def entry_failure_reason(reason: int, backend: str = "") -> str:
@@ -43,9 +45,25 @@ def entry_failure_reason(reason: int, backend: str = "") -> str:
     return f"reason {reason:#x}"
 
 
-def inconsistencies(state: CpuState) -> list[str]:
-    """Every rule that `state` breaks, in words; empty if none that is known here."""
+def inconsistencies(state: CpuState, backend: str = "") -> list[str]:
+    """Every rule that `state` breaks, in words; empty if none that is known here.
+
+    With the backend "kvm_amd" these are the rules of AMD's processors only.
+    """
+    if backend == "kvm_amd":
+        return list(_control(state))
     return [*_control(state), *_segments(state), *_pointers(state)]
+
+
+def refused_sregs(state: CpuState) -> list[str]:
+    """Why KVM_SET_SREGS refuses `state`, as far as it can be told without the guest's CPUID.
+
+    Spec: KVM API, KVM_SET_SREGS.
+    """
+    broken = list(_control(state))
+    if state.cs.l and not state.efer >> 10 & 1:
+        broken.append("CS.L (64-bit code) is set and EFER.LMA is clear")
+    return broken
 
 
 def _control(state: CpuState) -> Iterator[str]:
@@ -60,6 +78,8 @@ def _control(state: CpuState) -> Iterator[str]:
         yield "CR0.PG (paging) is set and CR0.PE (protected mode) is clear"
     if cr4 & ~_CR4_KNOWN:
         yield f"CR4 has reserved bits set ({cr4 & ~_CR4_KNOWN:#x})"
+    if efer & ~_EFER_KNOWN:
+        yield f"EFER has reserved bits set ({efer & ~_EFER_KNOWN:#x})"
     if pg and lme and not pae:
         yield "long mode (EFER.LME) with paging needs CR4.PAE, which is clear"
     if lma != (lme & pg):
@@ -100,10 +120,16 @@ def _segments(state: CpuState) -> Iterator[str]:
         segment = getattr(state, name)
         if not segment.unusable and segment.present and not segment.type & 1:
             yield f"{name.upper()} is not marked accessed (type {segment.type:#x}); set bit 0"
+        elif not segment.unusable and segment.type & 8 and not segment.type & 2:
+            yield f"{name.upper()} is code that cannot be read (type {segment.type:#x})"
+    if not ss.unusable and ss.type not in (3, 7):
+        yield f"SS is not a writable data segment (type {ss.type:#x})"
     for name in ("cs", "ss", "ds", "es", "fs", "gs"):
         segment = getattr(state, name)
         if segment.unusable:
             continue
+        if not segment.s:
+            yield f"{name.upper()} is a system segment (S is clear)"
         if segment.g and segment.limit & 0xFFF != 0xFFF:
             yield f"{name.upper()}.G is set, so the limit {segment.limit:#x} must end in fff"
         if not segment.g and segment.limit >> 20:
@@ -112,6 +138,15 @@ def _segments(state: CpuState) -> Iterator[str]:
         yield f"TR must hold a busy 64-bit TSS (type 11) in long mode; its type is {state.tr.type}"
     elif not state.tr.unusable and state.tr.type not in (3, 11):
         yield f"TR must hold a busy TSS (type 3 or 11); its type is {state.tr.type}"
+    for name, table in (("TR", state.tr), ("LDTR", state.ldt)):
+        if table.unusable:
+            continue
+        if table.s or not table.present:
+            yield f"{name} is not present or not a system segment"
+        if table.selector >> 2 & 1:
+            yield f"{name}'s selector {table.selector:#x} points into the LDT"
+    if not state.ldt.unusable and state.ldt.type != 2:
+        yield f"LDTR must hold an LDT (type 2); its type is {state.ldt.type}"
 
 
 def _pointers(state: CpuState) -> Iterator[str]:
