@@ -96,6 +96,7 @@ class AcpiPm(RegisterDevice):
     """
 
     registers = REGISTERS
+    inputs = ("next_event_ns", "press_power_button", "tick")
 
     def __init__(
         self,

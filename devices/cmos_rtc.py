@@ -86,6 +86,7 @@ class CmosRtc(RegisterDevice):
     """
 
     registers = REGISTERS
+    inputs = ("next_event_ns", "tick")
 
     def __init__(
         self,

@@ -107,6 +107,7 @@ class FwCfg(RegisterDevice):
     """
 
     registers = REGISTERS
+    inputs = ("add_file",)
 
     def __init__(
         self,

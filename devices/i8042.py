@@ -96,6 +96,7 @@ class I8042(RegisterDevice):
     """
 
     registers = REGISTERS
+    inputs = ("queue_keys", "type_text")
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from devices.protocols import Device, State, open_bus
+from devices.protocols import State, open_bus
 from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable
 from devices.states import require, require_bytes, require_unsigned
@@ -25,7 +25,6 @@ __all__ = [
     "IRQ_PORTS",
     "MMIO",
     "PORTS",
-    "PcTestDev",
     "PcTestIrqLines",
     "PcTestIrqLinesState",
     "PcTestMemory",
@@ -212,25 +211,3 @@ class PcTestMemory:
         state = require(state, PcTestMemoryState)
         require_bytes(state, contents=range(len(MMIO), len(MMIO) + 1))
         self._contents[:] = state.contents
-
-
-class PcTestDev:
-    """The three devices together, with the places where a machine maps them."""
-
-    def __init__(
-        self,
-        *,
-        irq: Callable[[int, bool], None] = _no_line,
-        flush: Callable[[int], None] = _no_flush,
-    ) -> None:
-        self.ports = PcTestPorts(flush=flush)
-        self.irq_lines = PcTestIrqLines(irq=irq)
-        self.memory = PcTestMemory()
-
-    def pio(self) -> tuple[tuple[range, Device], ...]:
-        """What to map on the port bus."""
-        return ((PORTS, self.ports), (IRQ_PORTS, self.irq_lines))
-
-    def mmio(self) -> tuple[tuple[range, Device], ...]:
-        """What to map on the MMIO bus."""
-        return ((MMIO, self.memory),)

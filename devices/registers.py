@@ -243,6 +243,10 @@ class RegisterDevice:
     unanswered: ClassVar[int] = 0xFF
     """What a byte reads as where no register answers: ones on a bus, 0 in PCI configuration
     space."""
+    inputs: ClassVar[tuple[str, ...]] = ()
+    """The methods by which the host acts on the device beside the bus and `reset`: bytes arrive, a
+    timer expires. Their arguments and results are what a recording can hold: numbers, booleans,
+    text, bytes, and tuples and dicts of them."""
     name: str = "device"
 
     def __init__(self, name: str | None = None) -> None:

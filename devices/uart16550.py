@@ -69,6 +69,7 @@ class Uart16550(RegisterDevice):
     """
 
     registers = REGISTERS
+    inputs = ("receive", "receive_break", "set_modem_lines")
 
     def __init__(
         self,

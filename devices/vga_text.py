@@ -67,6 +67,7 @@ class VgaText(RegisterDevice):
     """The adapter, with `clock` (nanoseconds) behind the retrace bits."""
 
     registers = REGISTERS
+    inputs = ("set_crtc",)
 
     def __init__(self, name: str = "vga", *, clock: Clock = time.monotonic_ns) -> None:
         super().__init__(name)

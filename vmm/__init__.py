@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from vmm.exits import Exit
     from vmm.launch import boot
     from vmm.machine import Machine
+    from vmm.playback import Difference, ReplayResult, replay
     from vmm.result import RunResult
 
 __all__ = [
     "BootError",
     "ConfigError",
     "DeviceFault",
+    "Difference",
     "Exit",
     "ExitStatus",
     "GuestMemoryError",
@@ -44,16 +46,21 @@ __all__ = [
     "LifecycleError",
     "Machine",
     "MappingOverlap",
+    "ReplayResult",
     "RunResult",
     "VmmError",
     "boot",
+    "replay",
 ]
 
 _HOMES = {
+    "Difference": "vmm.playback",
     "Exit": "vmm.exits",
     "Machine": "vmm.machine",
+    "ReplayResult": "vmm.playback",
     "RunResult": "vmm.result",
     "boot": "vmm.launch",
+    "replay": "vmm.playback",
 }
 
 

@@ -85,6 +85,7 @@ class _Pc:
 
     def __init__(self, machine: Machine, console: Console, route: InputRoute, bios: bool) -> None:
         self._machine = machine
+        self._make = machine.make
         self._console = console
         self._bios = bios
         self._input = InputRouter(route, console, bios=bios, later=self._later)
@@ -104,32 +105,33 @@ class _Pc:
         from devices.uart16550 import Uart16550
 
         console, irq = self._console, self._machine.irq(4)
-        uart = Uart16550("com1", irq=irq, out=console.write, on_room=console.offer)
+        uart = self._make(Uart16550, "com1", irq=irq, out=console.write, on_room=console.offer)
         return self._input.serial(uart)
 
     def i8042(self) -> Device:
         from devices.i8042 import I8042
 
         irq = self._machine.irq
-        chip = I8042(irq_keyboard=irq(1), irq_mouse=irq(12), on_reset=self._reset)
+        chip = self._make(I8042, irq_keyboard=irq(1), irq_mouse=irq(12), on_reset=self._reset)
         return self._input.keyboard(chip, self._irq1())
 
     def vga(self) -> Device:
         from devices.vga_text import VgaText
 
-        return VgaText()
+        return self._make(VgaText)
 
     def port61(self) -> Device:
         from devices.port61 import Port61
 
-        return Port61()
+        return self._make(Port61)
 
     def rtc(self) -> Device:
         from devices.cmos_rtc import CmosRtc
 
         layout = self._machine.memory.layout
         timer = self._timer(time.time_ns)
-        rtc = CmosRtc(
+        rtc = self._make(
+            CmosRtc,
             clock=time.time_ns,
             memory_below_4g=layout.low_end,
             memory_above_4g=layout.size - layout.low_end,
@@ -144,24 +146,26 @@ class _Pc:
     def post(self) -> Device:
         from devices.post import PostPort
 
-        return PostPort()
+        return self._make(PostPort)
 
     def port92(self) -> Device:
         from devices.port92 import Port92
 
-        return Port92(on_reset=self._reset)
+        return self._make(Port92, on_reset=self._reset)
 
     def debugcon(self) -> Device:
         from devices.debugcon import DebugCon
 
-        return DebugCon(out=self._console.write)
+        return self._make(DebugCon, out=self._console.write)
 
     def fw_cfg(self) -> Device:
         from devices.fw_cfg import FwCfg
 
         machine = self._machine
         layout = machine.memory.layout
-        device = FwCfg(memory=machine.memory, cpus=len(machine.vcpus), ram_size=layout.size)
+        device = self._make(
+            FwCfg, memory=machine.memory, cpus=len(machine.vcpus), ram_size=layout.size
+        )
         device.add_file("etc/e820", _e820_file(layout))
         return device
 
@@ -169,7 +173,8 @@ class _Pc:
         from devices.acpi_pm import AcpiPm
 
         timer = self._timer(time.monotonic_ns)
-        pm = AcpiPm(
+        pm = self._make(
+            AcpiPm,
             clock=time.monotonic_ns,
             irq=self._machine.irq(9),
             on_poweroff=lambda: self._machine.end(Ending("poweroff")),
@@ -182,7 +187,7 @@ class _Pc:
     def pci(self) -> Device:
         from devices.pci_host import PciHost
 
-        return PciHost(on_reset=self._reset)
+        return self._make(PciHost, on_reset=self._reset)
 
     def _reset(self) -> None:
         self._machine.end(Ending("reset"))
@@ -206,16 +211,15 @@ class _Pc:
 
 
 def _add_testdev(machine: Machine) -> None:
-    from devices.pc_testdev import PcTestDev
+    from devices import pc_testdev
 
     def drive(line: int, level: bool) -> None:
         machine.irq(line)(level)
 
-    device = PcTestDev(irq=drive)
-    for span, part in device.pio():
-        machine.add_device(part, pio=span)
-    for addresses, part in device.mmio():
-        machine.add_device(part, mmio=addresses)
+    make, add = machine.make, machine.add_device
+    add(make(pc_testdev.PcTestPorts), pio=pc_testdev.PORTS)
+    add(make(pc_testdev.PcTestIrqLines, irq=drive), pio=pc_testdev.IRQ_PORTS)
+    add(make(pc_testdev.PcTestMemory), mmio=pc_testdev.MMIO)
 
 
 def _e820_file(layout: MemoryLayout) -> bytes:

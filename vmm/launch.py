@@ -64,6 +64,7 @@ def boot(
     testdev: bool = False,
     symbols: str | Path | None = None,
     input: InputRoute = "auto",
+    record: str | None = None,
     console: Callable[[bytes], None] | None = None,
     terminal: bool = False,
     kvm: str = "/dev/kvm",
@@ -88,6 +89,8 @@ def boot(
         symbols: a file with names for the guest's addresses, ELF or as nm prints them; None: the
             image itself, if it is an ELF file.
         input: where `machine.console.send` goes.
+        record: a file that gets every exit, and what devices were given and did; `vmm.replay`
+            drives the devices again from it.
         console: called with the guest's output as it comes; it is kept in `machine.console` too.
         terminal: the console understands cursor movement and colours.
         kvm: the device node.
@@ -124,6 +127,8 @@ def boot(
         cpu=cpu,
         strict=strict,
         huge_pages=huge_pages,
+        trace=True if record is None else record,
+        journal=record is not None,
         kvm=kvm,
     )
     try:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import kvm_bindings
 from devices.debug_exit import DebugExit
@@ -41,15 +41,19 @@ if TYPE_CHECKING:
     from vmm.bios.dispatch import Bios
     from vmm.cpustate import CpuState
     from vmm.symbols import Symbols
+    from vmm.trace.recorder import Journal
 
 __all__ = ["Machine"]
 
 InFunction = TypeVar("InFunction", bound=Callable[[int], int])
+P = ParamSpec("P")
+AnyDevice = TypeVar("AnyDevice", bound=Device)
 OutFunction = TypeVar("OutFunction", bound=Callable[[int, int], None])
 
 _MOST_CPUS = 255
 _PIO_LIMIT = 0x1_0000
 _MMIO_LIMIT = 1 << 52
+_NO_VCPU = 0xFF  # vmm.trace.journal, which is not imported where no journal is kept
 
 
 class Machine:
@@ -66,6 +70,8 @@ class Machine:
         debug_exit: the port that ends the run when written to; None for no such port.
         trace: True: the last exits are kept (a flight recorder); a path: all of them are, in a
             file; False: none.
+        journal: keep in that file what devices are given and what they do as well, so that it
+            can be replayed (`vmm.replay`).
         kvm: the device node.
 
     Raises:
@@ -84,6 +90,7 @@ class Machine:
         huge_pages: bool = False,
         debug_exit: int | None = 0xF4,
         trace: str | bool = True,
+        journal: bool = False,
         kvm: str = "/dev/kvm",
     ) -> None:
         layout = MemoryLayout.for_size(parse_size(memory, what="memory"))
@@ -99,6 +106,8 @@ class Machine:
                 f"{cpus} vCPUs need irqchip=True (--irqchip on): the others are started by INIT "
                 "and SIPI, which the local APIC delivers"
             )
+        if journal and not isinstance(trace, str):
+            raise ConfigError("a journal is kept in a trace file; give trace=FILE as well")
         self.irqchip = irqchip
         self.lock = threading.RLock()
         """Held while a device is called."""
@@ -123,6 +132,12 @@ class Machine:
         """What the vCPUs did last, or all that they did; None where nothing is noted."""
         if trace:
             self.trace = Trace(cpus, None if trace is True else trace)
+        self.journal: Journal | None = None
+        """What devices are given and what they do, where that is kept."""
+        if journal and self.trace is not None:
+            from vmm.trace.recorder import Journal
+
+            self.journal = Journal(self.trace.add_journal, self._where)
         self._control = RunControl()
         self._closed = False
         try:
@@ -146,7 +161,7 @@ class Machine:
         self._control.vcpus = self._hardware.vcpus
         try:
             if debug_exit is not None:
-                device = DebugExit(on_exit=self._debug_exit)
+                device = self.make(DebugExit, on_exit=self._debug_exit)
                 self.add_device(device, pio=range(debug_exit, debug_exit + 4), default=True)
         except BaseException:
             self.close()
@@ -213,6 +228,17 @@ class Machine:
 
     # -- devices --------------------------------------------------------------------------
 
+    def make(self, cls: Callable[P, AnyDevice], /, *args: P.args, **kwargs: P.kwargs) -> AnyDevice:
+        """Make a device model of this machine: `cls` called with the arguments.
+
+        Where a journal is kept it has everything that passes through the functions and the memory
+        among the arguments, so that the device can be replayed.
+        """
+        if self.journal is None:
+            return cls(*args, **kwargs)
+        with self.lock:
+            return self.journal.make(cls, *args, **kwargs)
+
     def add_device(
         self,
         device: Device | LateDevice,
@@ -242,12 +268,14 @@ class Machine:
         """
         if (pio is None) == (mmio is None):
             raise ConfigError(f"{device.name}: give either pio=range(...) or mmio=range(...)")
-        if pio is not None:
-            mapping = self.pio.map(pio, device, base=base, default=default)
-        else:
-            assert mmio is not None
+        bus, addresses = (self.pio, pio) if pio is not None else (self.mmio, mmio)
+        assert addresses is not None
+        if mmio is not None:
             self._refuse_ram(mmio, device.name)
-            mapping = self.mmio.map(mmio, device, base=base, default=default)
+        mapping = bus.map(addresses, self._noted(device), base=base, default=default)
+        if self.journal is not None:
+            with self.lock:
+                self.journal.map(device.name, bus.name, mapping.start, mapping.end, mapping.base)
         if coalesced:
             self._open().coalesce(mapping.start, mapping.end - mapping.start, pio=pio is not None)
         self.devices.add(device)
@@ -257,7 +285,9 @@ class Machine:
         """Decorate a function that takes what the guest writes to a port: `f(value, size)`."""
 
         def decorate(function: OutFunction) -> OutFunction:
-            self._function_port(port).on_out = function
+            device = self._function_port(port)
+            journal = self.journal
+            device.on_out = function if journal is None else journal.foreign_out(device, function)
             self.pio.forget()
             if coalesced:
                 self._open().coalesce(port, 1, pio=True)
@@ -272,7 +302,9 @@ class Machine:
         """
 
         def decorate(function: InFunction) -> InFunction:
-            self._function_port(port).on_in = _accept_size(function)
+            device, answer = self._function_port(port), _accept_size(function)
+            journal = self.journal
+            device.on_in = answer if journal is None else journal.foreign_in(device, answer)
             self.pio.forget()
             return function
 
@@ -387,6 +419,7 @@ class Machine:
         for close in reversed(self.closers):
             close()
         self._hardware.close()
+        self._flush_journal()
         if self.trace is not None:
             self.trace.close()
         if self.phase is not Phase.STOPPED:
@@ -428,6 +461,28 @@ class Machine:
                     f"at {region.gpa:#x}..{region.end - 1:#x}"
                 )
 
+    def _where(self) -> tuple[int, int]:
+        """The exit that is being handled on this thread, and its vCPU."""
+        for vcpu in self._control.vcpus:
+            if vcpu.on_this_thread and vcpu.ring is not None:
+                return vcpu.ring.exits, vcpu.index
+        return 0, _NO_VCPU
+
+    def _noted(self, device: Device | LateDevice) -> Device | LateDevice:
+        """What to put on a bus for a device, so that the journal has its accesses."""
+        journal = self.journal
+        if journal is None:
+            return device
+        if isinstance(device, LateDevice):
+            late = device
+            return LateDevice(device.name, lambda: journal.noted(late.device), self.lock)
+        return journal.noted(device)
+
+    def _flush_journal(self) -> None:
+        if self.journal is not None:
+            with self.lock:
+                self.journal.flush()
+
     def _debug_exit(self, value: int) -> None:
         self._control.end(Ending("debug_exit", value=value))
 
@@ -445,6 +500,7 @@ class Machine:
         return sum(vcpu.exits for vcpu in self._hardware.vcpus)
 
     def _result(self, ending: Ending, before: int, began: float) -> RunResult:
+        self._flush_journal()
         exits, seconds = self._exits() - before, time.monotonic() - began
         self.last_result = RunResult(
             ending.reason,

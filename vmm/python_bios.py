@@ -67,7 +67,7 @@ def add_bios(
         program_interrupts(machine.vm)
     vcpu = machine.vcpus[0]
     trap = FunctionPort("bios")
-    trap.on_out = BiosPort(
+    port = BiosPort(
         bios,
         get_regs=vcpu.kvm.get_regs,
         get_sregs=vcpu.kvm.get_sregs,
@@ -75,6 +75,7 @@ def add_bios(
         set_sregs=vcpu.kvm.set_sregs,
         on_wait=vcpu.kick,
     )
+    trap.on_out = port if machine.journal is None else machine.journal.foreign_out(trap, port)
     machine.add_device(trap, pio=range(TRAP_PORT, TRAP_PORT + 1))
     for disk in disks.values():
         machine.closers.append(disk.close)

@@ -46,6 +46,21 @@ def test_a_device_can_be_saved_or_says_why_not(model):
         assert device.cannot_save
 
 
+ASKED_ONLY = {"save", "load", "file", "attach"}
+"""Methods that change nothing, and those that are not for a machine that runs."""
+
+
+def test_what_the_host_does_to_a_device_is_declared(model):
+    """A recording has the calls of these methods; one that is forgotten cannot be replayed."""
+    device = model.build()
+    public = {
+        name
+        for name, _ in inspect.getmembers(type(device), inspect.isfunction)
+        if not name.startswith(("_", "read_", "write_")) and name not in DEVICE_METHODS
+    }
+    assert set(getattr(device, "inputs", ())) == public - ASKED_ONLY
+
+
 def test_names_and_kinds_are_unique(catalogue):
     names = [model.build().name for model in catalogue]
     assert len(set(names)) == len(names)

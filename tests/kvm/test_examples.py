@@ -31,6 +31,12 @@ SHOWS = {
         "guest: HELLO OVER COM1\n",
         "the guest wrote 0x0 to the debug-exit port",
     ],
+    "replay_device": [
+        " accesses and ",
+        ": identical\n",
+        "found: access 3 (exit 3, at ",
+        "read of com1 LSR (port 0x3fd): recorded 0x61 = DR|THRE|TEMT, replayed 0x41 = DR|TEMT\n",
+    ],
     "boot_sector": ["Hello from sector 0\n", "INT 10h: 21 calls\n", "the guest halted after"],
     "several_cpus": [
         "processors: 0 1 2 3 all up\n",

@@ -9,6 +9,8 @@ __all__ = [
     "EPILOG",
     "PAYLOADS_DESCRIPTION",
     "PAYLOADS_EPILOG",
+    "REPLAY_DESCRIPTION",
+    "REPLAY_EPILOG",
     "RUN_DESCRIPTION",
     "RUN_EPILOG",
 ]
@@ -72,7 +74,29 @@ examples:
   vmm run kernel --module "initrd.img quiet"   with a Multiboot module and its arguments
   vmm run /usr/share/seabios/bios.bin          firmware
   vmm run test.bin --format flat64 --timeout 5 --stats
+  vmm run kernel.elf --record run.vtrace       with all that devices got, for 'vmm replay'
   echo hello | vmm run payload:serial_echo --timeout 2 > out.txt
+"""
+
+REPLAY_DESCRIPTION = """\
+Drive the device models through a recording: the same accesses and the same input at the same
+times, without a guest and without KVM. The first thing that a device does otherwise than in the
+recording is told: an answer, an interrupt, a byte sent, a look at the clock.
+
+Functions on ports, classes of yours and the Python BIOS are not replayed; their accesses are
+counted.
+"""
+
+REPLAY_EPILOG = """\
+exit status:
+  0  every device did as recorded
+  1  one did not
+  2  the file cannot be replayed
+
+examples:
+  vmm run bios.bin --record run.vtrace --timeout 10
+  vmm replay run.vtrace
+  vmm replay run.vtrace --device rtc --json
 """
 
 DOCTOR_DESCRIPTION = """\

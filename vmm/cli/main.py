@@ -46,6 +46,10 @@ def _run(arguments: Sequence[str]) -> int:
         from vmm.cli.run import run
 
         return run(options)
+    if options.command == "replay":
+        from vmm.cli.replay import replay
+
+        return replay(options)
     if options.command == "doctor":
         from vmm.cli.doctor import doctor
 

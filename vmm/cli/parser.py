@@ -13,7 +13,7 @@ from vmm.errors import ConfigError
 
 __all__ = ["COMMANDS", "build_parser", "parse"]
 
-COMMANDS = ("run", "doctor", "payloads")
+COMMANDS = ("run", "replay", "doctor", "payloads")
 
 FORMATS = (
     *("auto", "bootsector", "flat16", "flat32", "flat64", "elf32", "elf64"),
@@ -87,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         dest="command", metavar="COMMAND", prog="vmm", parser_class=_Parser
     )
     _add_run(commands)
+    _add_replay(commands)
     _add_doctor(commands)
     payloads = _add(
         *(commands, "payloads", "", "list the built-in guests"),
@@ -179,6 +180,7 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="where typed input goes (default: auto, to whichever the guest reads)",
     )
+    add("--record", metavar="FILE", help="keep every exit, and all that devices got, in a file")
     add("--stats", action="store_true", help="print a table of exits at the end")
     add("--json", metavar="FILE", help="write the result as JSON (- for standard error)")
     add(
@@ -186,6 +188,16 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         help="write the explanation of a death or a timeout as JSON, null if there is none",
     )
+
+
+def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:
+    replay = _add(
+        *(commands, "replay", "FILE", "drive the devices of a recording again, without KVM"),
+        *(texts.REPLAY_DESCRIPTION, texts.REPLAY_EPILOG),
+    )
+    replay.add_argument("file", metavar="FILE", help="what 'vmm run --record FILE' wrote")
+    replay.add_argument("--device", metavar="NAME", help="replay this device alone")
+    replay.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:

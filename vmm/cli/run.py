@@ -92,6 +92,7 @@ def _boot(options: argparse.Namespace, outlet: _Outlet) -> Machine:
         testdev=options.testdev,
         symbols=options.symbols,
         input=options.input,
+        record=options.record,
         console=outlet.write,
         terminal=os.isatty(1),
     )

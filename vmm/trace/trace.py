@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from kvm_bindings.exit_ring import RECORD_SIZE, WRITE, ExitRing
-from vmm.trace.layout import CAPACITY, END, EVENTS, META, RECORDS
+from vmm.trace.layout import CAPACITY, END, EVENTS, JOURNAL, META, RECORDS
 from vmm.trace.memory import TraceMemory
 
 if TYPE_CHECKING:
@@ -84,6 +84,11 @@ class Trace:
         if text != self._described:
             self._described = text
             self._append(META, text)
+
+    def add_journal(self, first: int, data: bytes) -> None:
+        """Append a piece of the journal, whose first access is number `first`."""
+        if self.path is not None and self.error is None:
+            self._append(JOURNAL, data, first=first)
 
     def save(self, path: str, meta: dict[str, Any], end: dict[str, Any] | None = None) -> None:
         """Write what the rings hold now to a trace file of its own.

@@ -2,22 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from devices.pc_testdev import PcTestDev, PcTestIrqLines, PcTestMemory, PcTestPorts
-
-
-class TestMap:
-    def test_ranges(self):
-        testdev = PcTestDev()
-        assert [where for where, _ in testdev.pio()] == [range(0xE0, 0xEC), range(0x2000, 0x2018)]
-        assert [where for where, _ in testdev.mmio()] == [range(0xFF00_0000, 0xFF01_0000)]
-
-    def test_the_collaborators_are_handed_on(self):
-        lines, pages = [], []
-        testdev = PcTestDev(irq=lambda n, level: lines.append((n, level)), flush=pages.append)
-        (_, ports), (_, irq) = testdev.pio()
-        ports.write(4, 4, 0x1000)
-        irq.write(3, 1, 1)
-        assert (lines, pages) == ([(3, True)], [0x1000])
+from devices.pc_testdev import PcTestIrqLines, PcTestMemory, PcTestPorts
 
 
 class TestLoopback:

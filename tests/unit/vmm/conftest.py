@@ -18,7 +18,11 @@ from kvm_bindings.exit_ring import ExitRing, ring_size
 from kvm_bindings.structs import kvm_regs, kvm_sregs
 from vmm.bus import Bus
 from vmm.endings import Ending
+from vmm.playback.player import Player
+from vmm.playback.result import ReplayResult
 from vmm.run import RunControl
+from vmm.trace.journal import Entry, entries
+from vmm.trace.recorder import Journal
 from vmm.vcpu import Vcpu
 
 IMMEDIATE_EXIT = 1
@@ -362,3 +366,30 @@ def several():
 def alone(several):
     """A machine's run control over one vCPU on a script."""
     return lambda *script, **options: several(script, **options)
+
+
+class Tape:
+    """A journal in memory: devices recorded without a machine, and played again."""
+
+    def __init__(self) -> None:
+        self.chunks: list[tuple[int, bytes]] = []
+        self.exit = (7, 0)
+        self.journal = Journal(self._write, lambda: self.exit)
+
+    def _write(self, first: int, data: bytes) -> None:
+        self.chunks.append((first, data))
+
+    def entries(self) -> list[Entry]:
+        self.journal.flush()
+        return [entry for _, data in self.chunks for entry in entries(data)]
+
+    def play(self, *, only: str | None = None, **overrides: Callable[..., Any]) -> ReplayResult:
+        player = Player(iter(self.entries()[1:]), overrides=overrides, only=only)
+        player.play()
+        player.check_names()
+        return player.result()
+
+
+@pytest.fixture
+def tape() -> Tape:
+    return Tape()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import threading
 from types import SimpleNamespace
 
 import pytest
 
+from devices.protocols import GuestAddressError
 from vmm.board import add_pc
 from vmm.bus import Bus
 from vmm.host.console import Console
@@ -28,6 +30,9 @@ class Machine:
         self.events = SimpleNamespace(call_later=lambda seconds, callback: None)
         self.levels: dict[int, bool] = {}
         self.endings: list[str] = []
+
+    def make(self, cls, *args, **kwargs):
+        return cls(*args, **kwargs)
 
     def irq(self, gsi: int):
         return lambda level: self.levels.__setitem__(gsi, level)
@@ -178,3 +183,28 @@ def test_a_pc_that_nobody_touches_has_only_places(console, pc):
     assert made == []
     pc.out(0x80, 1)
     assert {m.name for m in pc.pio if m._place._made is not None} == {"post"}
+
+
+def no_memory(gpa: int, *rest: object) -> bytes:
+    raise GuestAddressError(f"no memory at {gpa:#x}")
+
+
+def test_a_recording_of_all_devices_is_replayed(console, tape):
+    machine = Machine()
+    machine.make = tape.journal.make
+    machine.memory.read = machine.memory.write = no_memory
+    add_pc(machine, console, input="serial")
+    console.send("typed")
+    chance = random.Random(1)
+    claimed = [port for mapping in machine.pio for port in range(mapping.start, mapping.end)]
+    for _ in range(5000):
+        port, size = chance.choice(claimed), chance.choice((1, 1, 1, 2, 4))
+        if chance.random() < 0.5:
+            machine.inp(port, size)
+        else:
+            machine.out(port, chance.getrandbits(8 * size), size)
+    result = tape.play()
+    assert result.identical, result
+    assert not result.skipped
+    assert result.accesses >= 5000
+    assert result.calls > 10

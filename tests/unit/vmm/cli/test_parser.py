@@ -38,7 +38,18 @@ def test_every_option_of_run_is_read():
             *("--format", "flat32", "--append", "-v --x", "--module", "m a", "--module", "n"),
             *("--load-addr", "0x100", "--entry", "256", "--cpl", "3", "--boot-drive", "0x80"),
             *("--timeout", "1.5", "--max-exits", "7", "--input", "serial", "--stats"),
-            *("--json", "-", "--debug", "--symbols", "map", "--explain-json", "x", "kernel"),
+            *(
+                "--json",
+                "-",
+                "--record",
+                "r.vtrace",
+                "--debug",
+                "--symbols",
+                "map",
+                "--explain-json",
+                "x",
+                "kernel",
+            ),
         ]
     )
     assert vars(options) == {
@@ -46,8 +57,8 @@ def test_every_option_of_run_is_read():
         "irqchip": "on", "disk": ["a", "b:ro"], "huge_pages": True, "testdev": True,
         "strict": True, "format": "flat32", "append": "-v --x", "module": ["m a", "n"],
         "load_addr": 0x100, "entry": 256, "cpl": "3", "boot_drive": 0x80, "timeout": 1.5,
-        "max_exits": 7, "input": "serial", "stats": True, "json": "-", "debug": True,
-        "symbols": "map", "explain_json": "x",
+        "max_exits": 7, "input": "serial", "record": "r.vtrace", "stats": True, "json": "-",
+        "debug": True, "symbols": "map", "explain_json": "x",
     }  # fmt: skip
 
 
@@ -62,7 +73,7 @@ def test_a_value_may_begin_with_a_dash(option):
         assert getattr(options, option.removeprefix("--")) == "-a"
 
 
-@pytest.mark.parametrize("command", ["run x", "doctor", "payloads"])
+@pytest.mark.parametrize("command", ["run x", "replay x", "doctor", "payloads"])
 def test_debug_goes_before_and_behind_the_command(command):
     name, *rest = command.split()
     assert not parse([name, *rest]).debug
@@ -74,7 +85,7 @@ def test_debug_goes_before_and_behind_the_command(command):
     ("arguments", "message"),
     [
         ("rnu x", "no command rnu; did you mean run?"),
-        ("zzz", "no command zzz; there are run, doctor, payloads (see 'vmm --help')"),
+        ("zzz", "no command zzz; there are run, replay, doctor, payloads (see 'vmm --help')"),
         ("payload:smp", "payload:smp is no command; to boot it: vmm run payload:smp"),
         ("run", "IMAGE is missing; see 'vmm run --help'"),
         ("run a b", "b: one argument too many; see 'vmm run --help'"),
@@ -115,7 +126,7 @@ def test_an_image_without_run_is_seen(tmp_path):
     assert refused(str(image)) == f"{image} is no command; to boot it: vmm run {image}"
 
 
-@pytest.mark.parametrize("command", ["", "run", "doctor", "payloads"])
+@pytest.mark.parametrize("command", ["", "run", "replay", "doctor", "payloads"])
 def test_help_has_examples_that_parse(command, capsys):
     with pytest.raises(SystemExit) as ended:
         parse([*command.split(), "--help"])
