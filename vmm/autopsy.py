@@ -19,8 +19,10 @@ from vmm.exits import Exit, describe
 from vmm.kvm import backend
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vmm.cpustate import CpuState
-    from vmm.explain import Explanation, Kind, SeenExit
+    from vmm.explain import Explanation, Kind, OtherVcpu, SeenExit
     from vmm.interrupts import Interrupts
     from vmm.machine import Machine
     from vmm.vcpu import Vcpu
@@ -49,6 +51,7 @@ class Autopsy:
             self.cpu = CpuState.from_kvm(vcpu.kvm.get_regs(), vcpu.kvm.get_sregs())
         self.last_seen = machine.last_seen(ending.vcpu)
         self.last_exits = tuple(self._say(event) for event in vcpu.last_exits(_LAST_EXITS))
+        self.others = tuple(self._others(ending.vcpu))
         self.halted = False
         self.interrupts: Interrupts | None = None
         if machine.irqchip and ending.reason == "timeout":
@@ -84,6 +87,8 @@ class Autopsy:
                 halted=self.halted,
                 interrupts=self.interrupts,
                 cpus=len(self.machine.vcpus),
+                others=self.others,
+                bios=self.machine.bios is not None,
                 symbols=self.machine.symbols,
                 notes=tuple(self._notes()),
             )
@@ -106,6 +111,22 @@ class Autopsy:
             return self.machine.memory.read(gpa, size)
         except VmmError as error:  # closed by now, or not memory
             raise GuestAddressError(str(error)) from None
+
+    def _others(self, index: int) -> Iterator[OtherVcpu]:
+        """What the other vCPUs are doing, where they can be read."""
+        from vmm.cpustate import CpuState
+        from vmm.explain.death import NEVER_STARTED, OtherVcpu
+
+        for vcpu in self.machine.vcpus:
+            if vcpu.index == index:
+                continue
+            with contextlib.suppress(KvmError):
+                doing = {
+                    c.KVM_MP_STATE_HALTED: "halts",
+                    c.KVM_MP_STATE_UNINITIALIZED: NEVER_STARTED,
+                }.get(vcpu.kvm.get_mp_state(), "runs")
+                cpu = CpuState.from_kvm(vcpu.kvm.get_regs(), vcpu.kvm.get_sregs())
+                yield OtherVcpu(vcpu.index, doing, cpu)
 
     def _look_at_interrupts(self, vcpu: Vcpu) -> None:
         from vmm.interrupts import Interrupts

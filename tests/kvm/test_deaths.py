@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import vmm
+from firmware.payloads import SMP_CPUS_OFFSET
 from kvm_bindings import KvmError
 from vmm.cpustate import CpuState
 from vmm.explain import Death, explain
@@ -65,7 +66,7 @@ def test_a_jump_to_where_there_is_no_memory():
     status, text = run("payload:bad_jump")
     assert status == 6
     assert headline(text).startswith("vmm: guest died:")
-    assert "0xd0000000" in text
+    assert "it jumped to 0xd0000000, where there is no memory" in headline(text)
     assert "the guest was started at 0x100000 in protected mode" in text
 
 
@@ -179,6 +180,25 @@ def test_ways_to_hang(boot, name):
     result = boot(f"payload:{name}", memory="2M").run(timeout=1)
     assert result.reason == "timeout"
     assert result.explanation()["cause"] == HANGS[name]
+
+
+def test_waiting_for_a_key_in_the_bios(boot, tmp_path):
+    image = tmp_path / "key.img"
+    image.write_bytes(bytes.fromhex("b400 cd16 f4").ljust(510, b"\0") + b"\x55\xaa")
+    result = boot(str(image)).run(timeout=1)
+    cause = "it waits in the BIOS for a key (INT 16h, AH=00h, called at 0000:7c02)"
+    assert result.explanation()["cause"] == cause
+
+
+def test_what_the_other_processors_do_is_told(boot):
+    machine = boot("payload:smp", memory="2M")
+    machine.memory.write(0x10_0000 + SMP_CPUS_OFFSET, bytes([5]))  # it waits for one too many
+    result = machine.run(timeout=2)
+    assert result.reason == "timeout"
+    facts = result.explanation()
+    assert [one["vcpu"] for one in facts["other_vcpus"]] == [1, 2, 3]
+    assert {one["doing"] for one in facts["other_vcpus"]} == {"halts"}
+    assert "vCPU 3 halts at " in result.report()
 
 
 def test_who_called_is_told_with_the_names_of_a_list(boot, tmp_path):

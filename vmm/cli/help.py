@@ -75,6 +75,7 @@ examples:
   vmm run /usr/share/seabios/bios.bin          firmware
   vmm run test.bin --format flat64 --timeout 5 --stats
   vmm run kernel.elf --record run.vtrace       with all that devices got, for 'vmm replay'
+  vmm run kernel --symbols System.map --timeout 10 --explain-json why.json
   echo hello | vmm run payload:serial_echo --timeout 2 > out.txt
 """
 

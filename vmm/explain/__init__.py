@@ -5,7 +5,7 @@ print(explanation.text())
 """
 
 from vmm.explain.cause import Cause
-from vmm.explain.death import Death, Kind, SeenExit
+from vmm.explain.death import Death, Kind, OtherVcpu, SeenExit
 from vmm.explain.page_walk import PageWalk, walk
 from vmm.explain.report import Explanation, Section, explain
 
@@ -14,6 +14,7 @@ __all__ = [
     "Death",
     "Explanation",
     "Kind",
+    "OtherVcpu",
     "PageWalk",
     "Section",
     "SeenExit",

@@ -12,7 +12,7 @@ from vmm.explain.page_walk import Read
 from vmm.interrupts import Interrupts
 from vmm.symbols import Symbols
 
-__all__ = ["Death", "Kind", "SeenExit", "no_memory"]
+__all__ = ["NEVER_STARTED", "Death", "Kind", "OtherVcpu", "SeenExit", "no_memory"]
 
 Kind = Literal[
     "shutdown",
@@ -56,6 +56,19 @@ class SeenExit:
     """The names of the register's bits, by their masks."""
 
 
+NEVER_STARTED = "was never started"
+
+
+@dataclass(frozen=True, slots=True)
+class OtherVcpu:
+    """A vCPU beside the one that a death is of."""
+
+    index: int
+    doing: str
+    """ "runs", "halts" or NEVER_STARTED."""
+    cpu: CpuState
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Death:
     """The facts about a death. All but `kind` may be left out if they are not known."""
@@ -96,6 +109,10 @@ class Death:
     """The interrupt controllers, where the kernel has them."""
     cpus: int = 1
     """How many vCPUs the guest has."""
+    others: tuple[OtherVcpu, ...] = ()
+    """What the other vCPUs were doing."""
+    bios: bool = False
+    """The guest runs on the Python BIOS."""
     symbols: Symbols | None = field(default=None, repr=False)
     """Names for the guest's addresses."""
     notes: tuple[str, ...] = ()

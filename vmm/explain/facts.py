@@ -10,6 +10,7 @@ The keys of `to_facts`, beside what the explanation says in words:
     stack            [{address, symbol, guess}], innermost first
     page_walks       [{address, access, paging, entries: [{table, index, gpa, value}], gpa, stop}]
     last_exits       [{text, place, write, value, meaning}], oldest first
+    other_vcpus      [{vcpu, doing, mode, rip, symbol}]
     notes            [text]
 
 Addresses and values are numbers, bytes are hexadecimal; what is not known is null.
@@ -119,6 +120,16 @@ def to_facts(death: Death, evidence: Evidence) -> dict[str, Any]:
             "meaning": one.meaning or None,
         }
         for one in death.last_exits[-SHOWN_EXITS:]
+    ]
+    facts["other_vcpus"] = [
+        {
+            "vcpu": one.index,
+            "doing": one.doing,
+            "mode": one.cpu.mode,
+            "rip": one.cpu.linear_rip,
+            "symbol": name_of(death.symbols, one.cpu, one.cpu.rip) or None,
+        }
+        for one in death.others
     ]
     facts["notes"] = list(death.notes)
     return facts

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from vmm.cpustate import CpuState
+from vmm.explain.bios_wait import bios_wait
 from vmm.explain.cause import Cause
 from vmm.explain.death import Death, SeenExit
 from vmm.explain.disassembly import Line, around_rip, decode
@@ -56,6 +57,9 @@ def timeout_cause(death: Death) -> Cause:
         return Cause("the registers could not be read")
     if death.halted:
         return halt_cause(death)
+    in_bios = bios_wait(state, death.read) if death.bios else None
+    if in_bios is not None:
+        return in_bios
     loop = _loop(state, death)
     polled = _polled(death.last_exits)
     if polled is not None:

@@ -118,6 +118,12 @@ def _emulation(data: tuple[int, ...], state: CpuState | None, read: Read, backen
         details.append(f"KVM saw the bytes {sent.hex(' ')}")
     if instruction is None:
         fault = likely_fault(state, read)
+        if fault.address is None and "where there is no memory" in fault.reason:
+            return Cause(
+                f"it jumped to {state.linear_rip:#x}, where there is no memory",
+                details=(*details, fault.reason),
+                advice=("look at where the address came from: a pointer, or a return address",),
+            )
         why = f": {fault.reason}" if fault.reason else ""
         shown = (sent or seen)[:8].hex(" ")
         bytes_text = f" (bytes {shown})" if shown else ""

@@ -14,7 +14,7 @@ from typing import Any
 from vmm.cpustate import register_lines
 from vmm.explain.cause import Cause
 from vmm.explain.causes import find_cause
-from vmm.explain.death import Death
+from vmm.explain.death import NEVER_STARTED, Death, OtherVcpu
 from vmm.explain.facts import SHOWN_EXITS, Evidence, gather, to_facts
 from vmm.explain.names import name_of
 from vmm.explain.stack import frame_lines
@@ -122,6 +122,7 @@ def _sections(death: Death, evidence: Evidence) -> list[Section]:
             sections.append(Section(title, tuple(lines)))
 
     add("notes", list(death.notes))
+    add("other vCPUs", [_other(one, death) for one in death.others])
     shown = death.last_exits[-SHOWN_EXITS:]
     add("last exits, oldest first", _folded([one.text for one in shown]))
     state = death.state
@@ -138,6 +139,15 @@ def _sections(death: Death, evidence: Evidence) -> list[Section]:
         for title, found in evidence.walks.items():
             add(title, found.lines())
     return sections
+
+
+def _other(one: OtherVcpu, death: Death) -> str:
+    if one.doing == NEVER_STARTED:
+        return f"vCPU {one.index} {one.doing}"
+    place = f"{one.cpu.location} {name_of(death.symbols, one.cpu, one.cpu.rip)}".rstrip()
+    enabled = "enabled" if one.cpu.interrupts_enabled else "disabled"
+    mode = f"{one.cpu.mode} mode, interrupts {enabled}"
+    return f"vCPU {one.index} {one.doing} at {place} ({mode})"
 
 
 def _folded(lines: list[str]) -> list[str]:

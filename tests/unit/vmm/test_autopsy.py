@@ -45,7 +45,7 @@ class Machine:
             raise KvmError("KVM_GET_REGS", 5)
 
         kvm = SimpleNamespace(get_regs=unreadable, get_sregs=unreadable)
-        vcpu = SimpleNamespace(kvm=kvm, last_exits=lambda count: list(exits)[-count:])
+        vcpu = SimpleNamespace(index=0, kvm=kvm, last_exits=lambda count: list(exits)[-count:])
         self.vcpus = (vcpu,)
 
     def last_seen(self, vcpu: int) -> None:

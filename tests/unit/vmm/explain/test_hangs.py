@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from firmware.bios_rom import STUB_SIZE, STUBS
 from vmm.explain import Death, SeenExit, explain
 from vmm.explain.hangs import find_loop
 from vmm.interrupts import Interrupts
@@ -202,3 +204,18 @@ def test_the_controllers_are_told_one_by_one(guest: Any) -> None:
         "local APIC: not enabled by software (SVR), LINT0 lets the PIC through",
         "PIT: channel 0 was never programmed",
     )
+
+
+def test_waiting_for_a_key_in_the_bios(guest: Any) -> None:
+    stub = 0xF0000 + STUBS + STUB_SIZE * 0x16
+    guest.write(0x7000, bytes.fromhex("047c 0000 0202"))  # IP, CS, FLAGS of the INT
+    cs = replace(guest.real().cs, selector=0xF000, base=0xF0000)
+    state = guest.real(cs=cs, rip=stub + 3 - 0xF0000, rsp=0x7000, rax=0x1000)
+    death = Death(kind="timeout", cpu=state, read=guest.read, bios=True)
+    assert explain(death).cause.sentence == (
+        "it waits in the BIOS for a key (INT 16h, AH=10h, called at 0000:7c02)"
+    )
+    state = replace(state, rip=state.rip - STUB_SIZE)
+    cause = explain(replace(death, cpu=state)).cause
+    assert cause.sentence == "it is in the BIOS (INT 15h, AH=10h, called at 0000:7c02)"
+    assert "BIOS" not in explain(replace(death, bios=False)).cause.sentence

@@ -88,7 +88,7 @@ def test_an_emulation_failure_elsewhere_is_about_device_memory(guest: Any) -> No
 def test_an_emulation_failure_where_no_code_is(guest: Any) -> None:
     state = guest.protected(rip=0xF000_0000)
     cause = internal_error_cause(EMULATION, (), state, guest.read, "kvm_amd")
-    assert "guest-physical 0xf0000000, where there is no memory" in cause.sentence
+    assert "it jumped to 0xf0000000, where there is no memory" in cause.sentence
 
 
 def test_without_registers(guest: Any) -> None:

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmm.cpustate import CpuState, DescriptorTable
-from vmm.explain import Death, Kind, SeenExit, explain
+from vmm.explain import Death, Kind, OtherVcpu, SeenExit, explain
+from vmm.interrupts import Interrupts
+from vmm.symbols import Symbols
 
 pytest.importorskip("capstone")
 
@@ -185,6 +187,25 @@ def test_equal_exits_in_a_row_are_told_once(guest: Any) -> None:
     assert explain(death).sections[0].lines == ("HLT", f"{line.text}  (2 times)", "HLT")
 
 
+def test_the_other_vcpus_are_told(guest: Any) -> None:
+    guest.code("eb fe")
+    names = Symbols.load(b"1000 T idle\n")
+    others = (
+        OtherVcpu(1, "halts", guest.long(rip=0x1004, rflags=0x202)),
+        OtherVcpu(2, "was never started", CpuState()),
+    )
+    death = Death(
+        kind="timeout", cpu=guest.long(), read=guest.read, cpus=3, others=others, symbols=names
+    )
+    explanation = explain(death)
+    told = next(s.lines for s in explanation.sections if s.title == "other vCPUs")
+    assert told == (
+        "vCPU 1 halts at 0000000000001004 idle+0x4 (long 64-bit mode, interrupts enabled)",
+        "vCPU 2 was never started",
+    )
+    assert explanation.to_dict()["other_vcpus"][0]["symbol"] == "idle+0x4"
+
+
 def test_text_keeps_to_its_width(guest: Any) -> None:
     guest.code("8b 04 25 00 00 20 00")
     text = explain(Death(kind="shutdown", cpu=guest.long(), read=guest.read, exits=1)).text()
@@ -221,6 +242,11 @@ def test_no_guest_makes_it_raise(kind: Any, numbers: list[int], suberror: int, f
 
     death = Death(
         kind=kind, cpu=state, read=read, suberror=suberror, data=(data, cr0, cr3, cr4),
-        hardware_reason=data, backend="kvm_pvm",
+        hardware_reason=data, backend="kvm_pvm", symbols=Symbols.load(b"1000 T start\n"), bios=True,
+        halted=bool(data & 1), interrupts=Interrupts(masked=data & 0xFFFF, requested=cr3 & 0xFFFF),
+        last_exits=(SeenExit("a", "port 0x1 (x)", value=data),) * (suberror * 2),
+        others=(OtherVcpu(1, "runs", state),),
     )  # fmt: skip
-    assert explain(death).text()
+    explanation = explain(death)
+    assert explanation.text()
+    assert json.dumps(explanation.to_dict())
