@@ -159,6 +159,11 @@ class Autopsy:
             access = (mapping.device, event.address - mapping.base, event.size, event.write)
             meaning = decode_access(*access, event.value)
             register = register_at(*access)
+        if mapping is None:
+            return SeenExit(
+                describe(event, name), f"{unit} {event.address:#x} (no device)", event.write,
+                event.value,
+            )  # fmt: skip
         front, _, words = (meaning or "").partition(" = ")
         said = front if words == f"{event.value:#x}" else meaning or ""
         return SeenExit(

@@ -152,6 +152,12 @@ class Symbols:
         return None
 
 
+def _plain(name: bytes) -> str:
+    """A name that a terminal can be shown: a file may hold escape sequences in place of names."""
+    text = name.decode("utf-8", "replace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
 def _from_lines(file: Any, name: str, bias: int) -> Symbols:
     data = file.read(_MAP_BYTES)
     found = []
@@ -163,7 +169,7 @@ def _from_lines(file: Any, name: str, bias: int) -> Symbols:
             continue
         code = kind in "Tti?Ww"
         rank = (0 if code else 2) + kind.islower()
-        text = match[3].decode("utf-8", "replace")
+        text = _plain(match[3])
         found.append(_Symbol(int(match[1], 16) + bias, rank, text, 0, 0))
     if not found:
         raise SymbolError(f"{name}: neither an ELF file nor lines of ADDRESS TYPE NAME (nm)")
@@ -217,7 +223,7 @@ def _elf_symbols(elf: Any, bias: int) -> Iterator[_Symbol]:
             yield _Symbol(
                 value + bias,
                 rank,
-                name.decode("utf-8", "replace"),
+                _plain(name),
                 size,
                 section["sh_addr"] + section["sh_size"] + bias,
             )

@@ -51,6 +51,12 @@ SHOWS = {
         "#DE -> #DF -> triple fault\n",
         "lidt",
     ],
+    "explain_hang": [
+        "reason: timeout, status: 124\n",
+        "cause: it polls port 0x3fd (com1 LSR), which always reads 0x60 (THRE|TEMT): it waits",
+        "in al, dx\n",
+        "last exit: port 0x3fd (com1 LSR) = THRE|TEMT\n",
+    ],
     "demo": ["Hello from real mode", "Hello from long mode"],
 }
 

@@ -30,6 +30,7 @@ _LOOK_UP = 3
 """In how many callers one is looked for."""
 _TEST = re.compile(r"(?:test|and) (?:[er]?a[lx]), (0x[0-9a-f]+|\d+)")
 _DEVICE = "the device it waits for may be missing, or not answer as it expects"
+_NO_DEVICE = "nothing answers there, as on a PC without that device: it reads as all ones"
 _LONGER = "a longer --timeout helps only if something ends the loop"
 
 
@@ -178,7 +179,8 @@ def _polling(death: Death, polled: _Polled, loop: _Loop | None) -> Cause:
     meaning = f" ({one.meaning})" if one.meaning else ""
     waited = _waited_bits(one, loop)
     sentence = f"it polls {one.place}, which always reads {one.value:#x}{meaning}{waited}"
-    return Cause(sentence, tuple(details), (_DEVICE, _LONGER))
+    advice = _NO_DEVICE if one.place.endswith("(no device)") else _DEVICE
+    return Cause(sentence, tuple(details), (advice, _LONGER))
 
 
 def _waited_bits(one: SeenExit, loop: _Loop | None) -> str:
@@ -189,7 +191,8 @@ def _waited_bits(one: SeenExit, loop: _Loop | None) -> str:
             continue
         mask = int(match[1], 0)
         names = [name for bit, name in one.bits.items() if bit & mask]
-        what = "|".join(names) if names else f"a bit of {mask:#x}"
+        alone = f"bit {mask.bit_length() - 1}" if mask.bit_count() == 1 else f"a bit of {mask:#x}"
+        what = "|".join(names) or alone
         return f": it waits for {what} to be {'cleared' if one.value & mask else 'set'}"
     return ""
 

@@ -62,7 +62,7 @@ class Explanation:
             lines += _wrap(advice, "  try: ", width)
         for section in self.sections:
             lines += ["", f"{section.title}:"]
-            lines += [f"  {line}".rstrip() for line in section.lines]
+            lines += [_clip(f"  {line}".rstrip(), width) for line in section.lines]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,6 +75,11 @@ class Explanation:
             **self.facts,
             "sections": {section.title: list(section.lines) for section in self.sections},
         }
+
+
+def _clip(line: str, width: int) -> str:
+    """A line of evidence is laid out already; what is too long (a mangled name) is cut."""
+    return line if len(line) <= width else f"{line[: width - 2]}.."
 
 
 def _wrap(text: str, front: str, width: int) -> list[str]:

@@ -127,3 +127,10 @@ def test_an_access_is_told_in_the_words_of_its_register():
     assert (status.place, status.meaning) == ("port 0x3fd (com1 LSR)", "THRE|TEMT")
     assert status.bits[0x01] == "DR"
     assert string.place == "port 0x3f8 (com1)"
+
+
+def test_an_access_that_nobody_answers_says_so():
+    exits = [Exit(c.KVM_EXIT_IO, address=0x2FD, size=1, count=1, value=0xFF)]
+    found = autopsy(Machine(*exits), Ending("timeout"), 1, 0.1)
+    assert found is not None
+    assert found.last_exits[0].place == "port 0x2fd (no device)"

@@ -163,6 +163,12 @@ def test_what_cannot_be_read_is_said_in_one_line(data, words):
     assert "\n" not in str(caught.value)
 
 
+def test_names_are_shown_on_terminals():
+    evil = "a\x1b[2Jb\x7f\N{RIGHT-TO-LEFT OVERRIDE}c"
+    assert Symbols.load(make_elf([(evil, TEXT, 0, GLOBAL_LABEL, 1)])).at(TEXT) == "a?[2Jb??c"
+    assert Symbols.load(f"{TEXT:x} T {evil}\n".encode()).at(TEXT) == "a?[2Jb??c"
+
+
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(SymbolError, match="nowhere: No such file"):
         Symbols.load(tmp_path / "nowhere")

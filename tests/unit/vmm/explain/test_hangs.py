@@ -67,7 +67,7 @@ def test_a_bit_that_must_go_away(guest: Any) -> None:
     cause = polling(guest, "fa e4 64 24 04 75 fa c3", *(STATUS,) * 5)  # and al,4; jnz
     assert cause.sentence.endswith(": it waits for SYS to be cleared")
     cause = polling(guest, "fa e4 64 a8 80 74 fa c3", *(STATUS,) * 5)
-    assert cause.sentence.endswith(": it waits for a bit of 0x80 to be set")
+    assert cause.sentence.endswith(": it waits for bit 7 to be set")
 
 
 def test_polling_without_a_loop_that_can_be_read(guest: Any) -> None:

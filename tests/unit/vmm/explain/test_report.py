@@ -215,6 +215,16 @@ def test_text_keeps_to_its_width(guest: Any) -> None:
     assert text.isascii()
 
 
+def test_names_that_are_too_long_are_cut(guest: Any) -> None:
+    guest.code("e8 00 00 00 00 0f 0b")
+    names = Symbols.load(b"1000 T _ZN" + b"4core" * 40 + b"\n")
+    state = guest.long(rip=0x1005)
+    text = explain(Death(kind="shutdown", cpu=state, read=guest.read, symbols=names)).text()
+    evidence = text[text.index("code around RIP") :]
+    assert max(map(len, evidence.splitlines())) == 100
+    assert any(line.endswith("..") for line in evidence.splitlines())
+
+
 def test_to_dict_is_json(guest: Any) -> None:
     guest.code("0f 0b")
     explanation = explain(Death(kind="shutdown", cpu=guest.protected(), read=guest.read))
