@@ -63,6 +63,11 @@ class Mapping:
         return self._place.name
 
     @property
+    def late(self) -> bool:
+        """Whether the device has not been made yet."""
+        return isinstance(self._place, LateDevice) and not self._place.made
+
+    @property
     def device(self) -> Device:
         """The device; one that is late is made now."""
         place = self._place
@@ -108,6 +113,8 @@ class Bus:
         self.limit = limit
         self.strict = strict
         self.unclaimed: Counter[tuple[int, bool]] = Counter()
+        self.failed_at = 0
+        """Where in its data, in bytes, the last string stopped that was left by an exception."""
         """How often the guest (address, wrote) where nothing answers."""
         self._mappings: list[Mapping] = []
         self._starts: list[int] = []
@@ -193,14 +200,24 @@ class Bus:
 
     def write_string(self, address: int, size: int, data: memoryview) -> None:
         """Take a string of elements of `size` bytes, one after the other (`rep outs`)."""
-        for start in range(0, len(data), size):
-            self.write(address, size, int.from_bytes(data[start : start + size], "little"))
+        start = 0
+        try:
+            for start in range(0, len(data), size):
+                self.write(address, size, int.from_bytes(data[start : start + size], "little"))
+        except BaseException:
+            self.failed_at = start
+            raise
 
     def read_string(self, address: int, size: int, data: memoryview) -> None:
         """Fill `data` with elements of `size` bytes, one after the other (`rep ins`)."""
-        for start in range(0, len(data), size):
-            value = self.read(address, size) & open_bus(size)
-            data[start : start + size] = value.to_bytes(size, "little")
+        start = 0
+        try:
+            for start in range(0, len(data), size):
+                value = self.read(address, size) & open_bus(size)
+                data[start : start + size] = value.to_bytes(size, "little")
+        except BaseException:
+            self.failed_at = start
+            raise
 
     def remember(self, key: int, write: bool, address: int, size: int) -> None:
         """Put into `calls`, under a key of the run loop's, who answers an access; nobody if the
@@ -231,9 +248,13 @@ class Bus:
 
     def fault(self, address: int, error: Exception) -> DeviceFault:
         """What to raise where the device at `address` raised `error`."""
+        mapping = self.find(address)
         name = self.name_at(address)
         what = f"{type(error).__name__}: {error}"
-        return DeviceFault(f"device {name} failed at {self.name} {address:#x}: {what}")
+        fault = DeviceFault(f"device {name} failed at {self.name} {address:#x}: {what}")
+        if mapping is not None and not mapping.late:
+            fault.device = mapping.device
+        return fault
 
     def _renew(self) -> None:
         self._mappings.sort(key=lambda m: m.start)

@@ -8,20 +8,31 @@ the debug-exit convention.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING, Literal
 
 from devices.protocols import GuestAddressError
+
+if TYPE_CHECKING:
+    from devices.protocols import Device
+    from vmm.exits import Exit
 
 __all__ = [
     "BootError",
     "ConfigError",
     "DeviceFault",
     "ExitStatus",
+    "FaultChoice",
     "GuestMemoryError",
     "KvmUnavailable",
     "LifecycleError",
     "MappingOverlap",
     "VmmError",
 ]
+
+
+FaultChoice = Literal["retry", "skip", "raise"]
+"""What becomes of an access whose device raised: it is made once more, it is dropped (a read is
+answered with all ones), or the machine fails."""
 
 
 class ExitStatus(IntEnum):
@@ -65,9 +76,16 @@ class LifecycleError(VmmError):
 
 
 class DeviceFault(VmmError):
-    """A device model (or a user's function on a port) raised: a fault of ours, not the guest's."""
+    """A device model (or a user's function on a port) raised: a fault of ours, not the guest's.
+
+    What it raised is the `__cause__`.
+    """
 
     status = ExitStatus.VMM_FAULT
+    device: Device | None = None
+    """The device, where one was at that address."""
+    access: Exit | None = None
+    """What the guest wanted of it, where that is known; what is read is not answered yet."""
 
 
 class KvmUnavailable(VmmError):

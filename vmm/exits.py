@@ -8,12 +8,13 @@ Spec: KVM API, "The kvm_run structure".
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 
 from kvm_bindings import constants
 from kvm_bindings.exit_ring import HAS_RIP, WRITE, Fields
 
-__all__ = ["STATE_INCONSISTENT", "Exit", "describe", "exit_name", "from_record"]
+__all__ = ["STATE_INCONSISTENT", "Exit", "describe", "exit_name", "from_record", "pending_access"]
 
 _NAMES: dict[int, str] = {
     value: name
@@ -109,6 +110,19 @@ def from_record(record: Fields, data: bytes) -> Exit:
         handler_ns,
         irqs,
     )
+
+
+def pending_access(reason: int, page: memoryview, vcpu: int) -> Exit | None:
+    """The port I/O or MMIO that kvm_run asks for; None where the exit is of another kind."""
+    if reason == constants.KVM_EXIT_IO:
+        write, size, port, count, offset = struct.unpack_from("<BBHIQ", page, 32)
+        value = int.from_bytes(page[offset : offset + size * count], "little")
+        return Exit(reason, vcpu, port, size, count, bool(write), value)
+    if reason == constants.KVM_EXIT_MMIO:
+        gpa, data, size, write = struct.unpack_from("<Q8sIB", page, 32)
+        value = int.from_bytes(data[:size], "little")
+        return Exit(reason, vcpu, gpa, size, 1, bool(write), value)
+    return None
 
 
 def describe(event: Exit, owner: str = "") -> str:

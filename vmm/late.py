@@ -35,6 +35,11 @@ class LateDevice:
         self._made: Device | None = None
 
     @property
+    def made(self) -> bool:
+        """Whether somebody has wanted the device already."""
+        return self._made is not None
+
+    @property
     def device(self) -> Device:
         """The device; it is made now if it was not."""
         if self._made is None:

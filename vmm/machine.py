@@ -20,7 +20,7 @@ from vmm.autopsy import autopsy
 from vmm.bus import Bus, FunctionPort, Mapping
 from vmm.counts import ExitCounts
 from vmm.endings import Ending
-from vmm.errors import ConfigError, LifecycleError, MappingOverlap
+from vmm.errors import ConfigError, DeviceFault, FaultChoice, LifecycleError, MappingOverlap
 from vmm.exits import Exit
 from vmm.hardware import Hardware
 from vmm.host.console import Console
@@ -225,6 +225,22 @@ class Machine:
     def phase(self) -> Phase:
         """Where the machine is in its life: created, running, paused, stopped or failed."""
         return self._control.lifecycle.phase
+
+    @property
+    def on_device_fault(self) -> Callable[[DeviceFault], FaultChoice] | None:
+        """Called when a device raises, while all vCPUs stand still at their accesses; it says what
+        becomes of this one: "retry" calls the device again, "skip" answers a read with all ones
+        and drops a write, "raise" lets the machine fail, as it does where this is None.
+
+        It runs on the vCPU's thread, without the device lock, and may look at registers. Of an
+        access that reaches several devices or bytes, "retry" repeats all; of a string, what is
+        left of it.
+        """
+        return self._control.on_device_fault
+
+    @on_device_fault.setter
+    def on_device_fault(self, ask: Callable[[DeviceFault], FaultChoice] | None) -> None:
+        self._control.on_device_fault = ask
 
     # -- devices --------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from types import FrameType
 
 from kvm_bindings import signals
 from vmm.endings import Ending
-from vmm.errors import DeviceFault, LifecycleError
+from vmm.errors import ConfigError, DeviceFault, FaultChoice, LifecycleError
 from vmm.exits import Exit
 from vmm.lifecycle import Lifecycle, Phase
 from vmm.vcpu import Vcpu
@@ -45,6 +45,8 @@ class RunControl:
         self.harvest: Callable[[Vcpu, int], None] | None = None
         """Called with a vCPU and a count after at most `_BATCH` exits: its last `count` exits
         have not been seen yet."""
+        self.on_device_fault: Callable[[DeviceFault], FaultChoice] | None = None
+        """Asked what becomes of an access whose device raised, while all vCPUs stand still."""
         self._changed = threading.Condition()
         self._ending: Ending | None = None
         self._fault: BaseException | None = None
@@ -53,6 +55,7 @@ class RunControl:
         self._census: dict[int, bool] = {}
         self._parked: set[int] = set()
         self._pause = False
+        self._asking: Vcpu | None = None
         self._busy = False
         self._steps: weakref.ref[Generator[Exit | Ending, None, None]] | None = None
 
@@ -130,8 +133,9 @@ class RunControl:
 
     def interrupted(self, vcpu: Vcpu) -> bool:
         """A vCPU came out of the guest: look why, wait while paused, say whether to leave."""
-        if self._pause:
-            self._park(vcpu)
+        if self._gate_closed:
+            with self._at_gate(vcpu):
+                pass
         if self._ending is not None:
             return True
         if self._deadline_ns is not None and time.monotonic_ns() >= self._deadline_ns:
@@ -144,6 +148,33 @@ class RunControl:
         if self._census or len(self._asleep) == len(self.vcpus):
             self._take_census(vcpu)
         return self._ending is not None
+
+    def device_failed(self, vcpu: Vcpu, fault: DeviceFault) -> FaultChoice:
+        """A device raised at an access of `vcpu`, on whose thread this is: ask what becomes of it.
+
+        Raises:
+            ConfigError: whoever was asked gave an answer that is none.
+        """
+        if self.on_device_fault is None:
+            return "raise"
+        with self._at_gate(vcpu):
+            with self._changed:
+                self._changed.wait_for(lambda: self._asking is None)  # one fault after the other
+                self._asking = vcpu
+            try:
+                for other in self.vcpus:
+                    if other is not vcpu:
+                        other.kick()
+                with self._changed:
+                    self._changed.wait_for(self._all_parked)
+                choice = self.on_device_fault(fault)
+            finally:
+                with self._changed:
+                    self._asking = None
+                    self._changed.notify_all()
+        if choice not in ("retry", "skip", "raise"):
+            raise ConfigError(f"on_device_fault gave {choice!r}: give retry, skip or raise")
+        return choice
 
     # -- running --------------------------------------------------------------------------
 
@@ -338,17 +369,27 @@ class RunControl:
 
     # -- pausing --------------------------------------------------------------------------
 
-    def _park(self, vcpu: Vcpu) -> None:
+    @property
+    def _gate_closed(self) -> bool:
+        return self._pause or self._asking is not None
+
+    @contextmanager
+    def _at_gate(self, vcpu: Vcpu) -> Iterator[None]:
+        """Stand still with a vCPU, on its thread, at least as long as the machine is held."""
         began = time.monotonic_ns()
         with self._changed:
             self._parked.add(vcpu.index)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._pause or self._ending is not None)
-            self._parked.discard(vcpu.index)
-            # The deadline is of guest time: what was spent at the gate does not count. Of the
-            # vCPUs that waited, the last to go on has waited longest.
-            if self._deadline_ns is not None and not self._parked:
-                self._deadline_ns += time.monotonic_ns() - began
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._gate_closed or self._ending is not None)
+                self._parked.discard(vcpu.index)
+                # The deadline is of guest time: what was spent at the gate does not count. Of the
+                # vCPUs that waited, the last to go on has waited longest.
+                if self._deadline_ns is not None and not self._parked:
+                    self._deadline_ns += time.monotonic_ns() - began
         # Somebody may have looked at registers meanwhile, or changed them.
         vcpu.regs.flush()
         vcpu.sregs.flush()
@@ -373,7 +414,9 @@ class RunControl:
                 self._changed.notify_all()
             else:
                 self._changed.wait_for(
-                    lambda: self._census is not census or self._pause or self._ending is not None
+                    lambda: (
+                        self._census is not census or self._gate_closed or self._ending is not None
+                    )
                 )
                 if self._census is census:
                     self._census = {}  # somebody wants a pause or the end: count another time

@@ -26,8 +26,8 @@ from kvm_bindings import signals
 from kvm_bindings.exit_ring import ExitRing
 from vmm.bus import Bus, UnclaimedAccess
 from vmm.endings import Ending, ending_of, run_failed
-from vmm.errors import DeviceFault
-from vmm.exits import STATE_INCONSISTENT, Exit
+from vmm.errors import DeviceFault, FaultChoice
+from vmm.exits import STATE_INCONSISTENT, Exit, pending_access
 from vmm.registers import RegisterView
 
 __all__ = ["Control", "Vcpu"]
@@ -50,6 +50,10 @@ class Control(Protocol):
 
     def interrupted(self, vcpu: Vcpu) -> bool:
         """KVM_RUN was interrupted; say whether to leave the loop. May wait while paused."""
+        ...
+
+    def device_failed(self, vcpu: Vcpu, fault: DeviceFault) -> FaultChoice:
+        """A device raised at an access that is still pending; say what becomes of it."""
         ...
 
 
@@ -274,7 +278,8 @@ class Vcpu:
         except DeviceFault:
             raise
         except Exception as error:
-            raise self._fault(reason, error) from error
+            self._recover(reason, error)
+            exits += 1
         finally:
             self.exits = exits
             self._unsettled = reason in STATE_INCONSISTENT
@@ -283,14 +288,15 @@ class Vcpu:
                 call()
         return None
 
-    def _port_io(self, word: int) -> None:
-        """Carry out port I/O that the loop has not seen before, or that is a string.
+    def _port_io(self, word: int, done: int = 0) -> None:
+        """Carry out port I/O that the loop has not seen before, or that is a string, of which
+        `done` bytes are done.
 
         What can be repeated without a look at the bus is put into `Bus.calls` for the loop.
         """
         write, size, port, count = word & 0xFF, word >> 8 & 0xFF, word >> 16 & 0xFFFF, word >> 32
         offset, pio = self._words[_DATA_OFFSET], self._pio
-        data = self._page[offset : offset + size * count]
+        data = self._page[offset + done : offset + size * count]
         with self._lock:
             if write:
                 pio.write_string(port, size, data)
@@ -312,8 +318,47 @@ class Vcpu:
 
     def _fault(self, reason: int, error: Exception) -> DeviceFault:
         if reason == c.KVM_EXIT_IO:
-            return self._pio.fault(self._words[_IO_WORD] >> 16 & 0xFFFF, error)
-        return self._mmio.fault(_MMIO.unpack_from(self._page, _UNION)[0], error)
+            fault = self._pio.fault(self._words[_IO_WORD] >> 16 & 0xFFFF, error)
+        else:
+            fault = self._mmio.fault(_MMIO.unpack_from(self._page, _UNION)[0], error)
+        fault.__cause__ = error
+        return fault
+
+    def _recover(self, reason: int, error: Exception) -> None:
+        """A device raised. The guest has not been entered since, so that its access is pending as
+        it was: finish it as the machine's policy says.
+
+        Raises:
+            DeviceFault: the policy does not want it finished.
+        """
+        self._unsettled = False  # whoever looks at registers now must not finish the access
+        done = 0
+        while True:
+            fault = self._fault(reason, error)
+            access = fault.access = pending_access(reason, self._page, self.index)
+            if access is None:
+                raise fault
+            choice = self._control.device_failed(self, fault)
+            if choice == "raise":
+                raise fault
+            if access.count > 1:
+                done += self._pio.failed_at  # a string goes on with the element that failed
+            if choice == "skip":
+                if not access.write:
+                    io = reason == c.KVM_EXIT_IO
+                    start = (self._words[_DATA_OFFSET] if io else _UNION + 8) + done
+                    self._page[start : start + access.size] = b"\xff" * access.size
+                done += access.size
+                if done == access.size * access.count:
+                    return
+            try:
+                if reason == c.KVM_EXIT_IO:
+                    self._port_io(self._words[_IO_WORD], done)
+                else:
+                    self._memory_io()
+                return
+            except Exception as again:
+                error = again
 
     # -- looking --------------------------------------------------------------------------
 

@@ -194,11 +194,17 @@ class Control:
         self.answers = list(answers)
         self.asked = 0
         self.flag_seen = []
+        self.choices = []
+        self.faults = []
 
     def interrupted(self, vcpu):
         self.asked += 1
         self.flag_seen.append(vcpu.kvm.page[IMMEDIATE_EXIT])
         return self.answers.pop(0) if self.answers else True
+
+    def device_failed(self, vcpu, fault):
+        self.faults.append(fault)
+        return self.choices.pop(0) if self.choices else "raise"
 
 
 class VcpuRig:
