@@ -25,7 +25,7 @@ from vmm.errors import ConfigError
 
 __all__ = ["SymbolError", "Symbols"]
 
-_MOST = 2_000_000
+_MOST = 1_000_000
 """A Linux kernel has 200,000 symbols."""
 _MOST_SECTIONS, _MOST_SEGMENTS = 4096, 64
 _LONGEST_NAME = 256

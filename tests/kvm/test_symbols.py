@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+import vmm
 from vmm.kvm import backend
 
 pytestmark = pytest.mark.kvm
@@ -68,3 +69,10 @@ def test_a_kernel_that_was_stripped_has_no_names(boot, tmp_path):
     machine = boot(str(path), memory="8M")
     assert machine.symbols is None
     assert machine.run(timeout=60).explanation()["symbol"] is None
+
+
+def test_a_file_without_names_is_refused_before_the_guest_runs(boot, tmp_path):
+    path = tmp_path / "names"
+    path.write_text("nothing here\n")
+    with pytest.raises(vmm.ConfigError, match="names: neither an ELF file nor lines of"):
+        boot("payload:hello16", symbols=path)
