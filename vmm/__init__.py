@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vmm import trace
     from vmm.errors import (
         BootError,
         ConfigError,
@@ -51,6 +52,7 @@ __all__ = [
     "VmmError",
     "boot",
     "replay",
+    "trace",
 ]
 
 _HOMES = {
@@ -67,6 +69,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'vmm' has no attribute {name!r}")
+    if name == "trace":
+        return import_module("vmm.trace")
     value = getattr(import_module(_HOMES.get(name, "vmm.errors")), name)
     globals()[name] = value
     return value

@@ -26,6 +26,7 @@ __all__ = [
     "KvmUnavailable",
     "LifecycleError",
     "MappingOverlap",
+    "TraceError",
     "VmmError",
 ]
 
@@ -67,6 +68,10 @@ class MappingOverlap(ConfigError):
 
 class GuestMemoryError(VmmError, GuestAddressError):
     """An address given to `Machine.memory` is not in guest memory."""
+
+
+class TraceError(VmmError):
+    """A trace cannot be read, or holds nothing of what was asked for."""
 
 
 class LifecycleError(VmmError):

@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 from kvm_bindings import constants
 from kvm_bindings.exit_ring import HAS_RIP, WRITE, Fields
 
-__all__ = ["STATE_INCONSISTENT", "Exit", "describe", "exit_name", "from_record", "pending_access"]
+__all__ = [
+    "STATE_INCONSISTENT",
+    "Exit",
+    "describe",
+    "exit_name",
+    "exit_reason",
+    "from_record",
+    "pending_access",
+]
 
 _NAMES: dict[int, str] = {
     value: name
@@ -42,6 +50,12 @@ def exit_name(reason: int) -> str:
     """The kernel's name of an exit reason, without the prefix: "IO", "MMIO", "HLT"."""
     name = _NAMES.get(reason)
     return f"unknown exit reason {reason}" if name is None else name.removeprefix("KVM_EXIT_")
+
+
+def exit_reason(name: str) -> int | None:
+    """The number of an exit reason, by its name in any case, with or without the prefix."""
+    wanted = "KVM_EXIT_" + name.upper().removeprefix("KVM_EXIT_")
+    return next((number for number, known in _NAMES.items() if known == wanted), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,76 @@
+"""Traces as a machine writes them, without a machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvm_bindings.exit_ring import ExitRing
+from vmm.trace.trace import Trace
+
+CAPACITY = 256
+IO, HLT, MMIO = 2, 5, 6
+EXIT, DATA = 1, 2
+WRITE = 1
+
+
+class Writer:
+    """A trace that exits are put into by hand, as the runner does."""
+
+    def __init__(self, path: Path | None, vcpus: int = 1) -> None:
+        self.trace = Trace(vcpus, None if path is None else str(path), CAPACITY)
+        self.begun_ns = int.from_bytes(self.trace.memory.memory[72:80], "little")
+        self.now = 0
+
+    def ring(self, vcpu: int = 0) -> ExitRing:
+        return self.trace.ring(vcpu)
+
+    def exit(
+        self, reason: int = IO, address: int = 0x3F8, value: int = 0, *, write: bool = True,
+        size: int = 1, data: bytes = b"", vcpu: int = 0, at_ns: int | None = None,
+        guest_ns: int = 100, handler_ns: int = 10, flags: int = 0, irqs: int = 0,
+    ) -> None:  # fmt: skip
+        if reason not in (IO, MMIO):
+            size = 0
+        self.now = self.now + 1000 if at_ns is None else at_ns
+        count = len(data) // size if data else int(size > 0)
+        if data:
+            value = int.from_bytes(data[:8], "little")
+        ring = self.ring(vcpu)
+        ring.add(
+            *(self.begun_ns + self.now, guest_ns, address, value, 0, handler_ns, count),
+            *(reason, vcpu, EXIT, size, (WRITE if write else 0) | flags, irqs),
+        )
+        for at in range(8, len(data), 48):
+            part = data[at : at + 48]
+            number = ring.head
+            ring.add(0, 0, 0, 0, 0, 0, 0, 0, vcpu, DATA, len(part), 0, 0)
+            place = (number & (CAPACITY - 1)) * 64
+            ring.records[place : place + len(part)] = part
+        ring.words[3] += 1
+        if self.trace.path is not None and ring.done - ring.flushed >= CAPACITY // 2:
+            self.trace._flush(vcpu + 1)
+
+    def text(self, text: bytes, **options: Any) -> None:
+        for byte in text:
+            self.exit(value=byte, **options)
+
+    def close(self, end: dict[str, Any] | None = None) -> None:
+        self.trace.close(end)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "t.vtrace"
+
+
+@pytest.fixture(scope="session")
+def new_writer() -> type[Writer]:
+    return Writer
+
+
+@pytest.fixture
+def writer(path: Path) -> Writer:
+    return Writer(path)
