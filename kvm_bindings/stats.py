@@ -16,11 +16,18 @@ from dataclasses import dataclass
 
 from kvm_bindings.calls import Closable
 from kvm_bindings.constants import (
+    KVM_STATS_BASE_MASK,
+    KVM_STATS_BASE_POW2,
     KVM_STATS_TYPE_INSTANT,
     KVM_STATS_TYPE_LINEAR_HIST,
     KVM_STATS_TYPE_LOG_HIST,
     KVM_STATS_TYPE_MASK,
     KVM_STATS_TYPE_PEAK,
+    KVM_STATS_UNIT_BOOLEAN,
+    KVM_STATS_UNIT_BYTES,
+    KVM_STATS_UNIT_CYCLES,
+    KVM_STATS_UNIT_MASK,
+    KVM_STATS_UNIT_SECONDS,
 )
 from kvm_bindings.structs import kvm_stats_desc, kvm_stats_header
 
@@ -32,6 +39,15 @@ _KINDS = {
     KVM_STATS_TYPE_LINEAR_HIST: "linear histogram",
     KVM_STATS_TYPE_LOG_HIST: "logarithmic histogram",
 }
+
+_UNITS = {
+    KVM_STATS_UNIT_BYTES: "B",
+    KVM_STATS_UNIT_SECONDS: "s",
+    KVM_STATS_UNIT_CYCLES: "cycles",
+    KVM_STATS_UNIT_BOOLEAN: "boolean",
+}
+_PREFIXES = {(10, 3 * n): "qryzafpnum kMGTPEZYRQ"[n + 10].strip() for n in range(-10, 11)}
+_PREFIXES |= {(2, 10 * n): f"{' KMGTPEZY'[n].strip()}{'i' if n else ''}" for n in range(9)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +61,9 @@ class Counter:
     size: int
     bucket_size: int
     """Width of a bucket of a linear histogram."""
+    unit: str = ""
+    """What is counted: "B", "KiB", "ns", "cycles", "boolean"; "" for events. A histogram's buckets
+    are of this unit, and what it counts are events."""
 
 
 class Stats(Closable):
@@ -79,4 +98,14 @@ class Stats(Closable):
             desc = kvm_stats_desc.from_buffer_copy(block, start)
             name = block[start + fixed : start + step].split(b"\0")[0].decode()
             kind = _KINDS.get(desc.flags & KVM_STATS_TYPE_MASK, "cumulative")
-            yield Counter(name, kind, desc.offset, desc.size, desc.bucket_size)
+            unit = _unit(desc.flags, desc.exponent)
+            yield Counter(name, kind, desc.offset, desc.size, desc.bucket_size, unit)
+
+
+def _unit(flags: int, exponent: int) -> str:
+    base = 2 if flags & KVM_STATS_BASE_MASK == KVM_STATS_BASE_POW2 else 10
+    unit = _UNITS.get(flags & KVM_STATS_UNIT_MASK, "")
+    prefix = _PREFIXES.get((base, exponent))
+    if prefix is None or (prefix and not unit):
+        return f"{base}^{exponent} {unit}".rstrip()
+    return prefix + unit

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         VmmError,
     )
     from vmm.exits import Exit
+    from vmm.hardware_exits import HardwareExits, NoHardwareExits
     from vmm.launch import boot
     from vmm.machine import Machine
     from vmm.playback import Difference, ReplayResult, replay
@@ -43,10 +44,12 @@ __all__ = [
     "Exit",
     "ExitStatus",
     "GuestMemoryError",
+    "HardwareExits",
     "KvmUnavailable",
     "LifecycleError",
     "Machine",
     "MappingOverlap",
+    "NoHardwareExits",
     "ReplayResult",
     "RunResult",
     "VmmError",
@@ -58,7 +61,9 @@ __all__ = [
 _HOMES = {
     "Difference": "vmm.playback",
     "Exit": "vmm.exits",
+    "HardwareExits": "vmm.hardware_exits",
     "Machine": "vmm.machine",
+    "NoHardwareExits": "vmm.hardware_exits",
     "ReplayResult": "vmm.playback",
     "RunResult": "vmm.result",
     "boot": "vmm.launch",

@@ -101,6 +101,8 @@ class Vcpu:
         self._page = kvm.page
         self._words = kvm.page[:_WORDS_END].cast("Q")
         self._thread: int | None = None
+        self.thread_id: int | None = None
+        """The thread that ran this vCPU last, as the kernel numbers threads; None: none has."""
         self._kicking = threading.RLock()
         self._unsettled = False
 
@@ -199,6 +201,7 @@ class Vcpu:
         """
         self.regs.flush()
         self.sregs.flush()
+        self.thread_id = threading.get_native_id()
         self._thread = threading.get_ident()
         try:
             return self._loop(-1 if limit is None else limit)

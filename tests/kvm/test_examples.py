@@ -31,6 +31,7 @@ SHOWS = {
         "guest: HELLO OVER COM1\n",
         "the guest wrote 0x0 to the debug-exit port",
     ],
+    "hardware_exits": ["hardware exits"],
     "replay_device": [
         " accesses and ",
         ": identical\n",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kvm_bindings.stats import Stats
+from kvm_bindings.stats import Stats, _unit
 
 NAME_SIZE = 48
 LINEAR, LOGARITHMIC = 3, 4
@@ -55,6 +55,36 @@ def test_kinds(stats: Stats) -> None:
             ("max_rmap", "peak", 0),
             ("width", "linear histogram", 10),
         ]
+
+
+def test_units(stats: Stats) -> None:
+    with stats:
+        assert {c.unit for c in stats.counters} == {"ns"}
+
+
+SECONDS, BYTES, CYCLES, BOOLEAN, POW2 = 0x20, 0x10, 0x30, 0x40, 0x100
+
+
+@pytest.mark.parametrize(
+    ("flags", "exponent", "unit"),
+    [
+        (0, 0, ""),
+        (BYTES, 0, "B"),
+        (BYTES | POW2, 0, "B"),
+        (BYTES | POW2, 10, "KiB"),
+        (BYTES | POW2, 20, "MiB"),
+        (SECONDS, 0, "s"),
+        (SECONDS, -3, "ms"),
+        (SECONDS, -6, "us"),
+        (SECONDS, -9, "ns"),
+        (CYCLES, 0, "cycles"),
+        (BOOLEAN, 0, "boolean"),
+        (BYTES | POW2, 12, "2^12 B"),
+        (0, 3, "10^3"),
+    ],
+)
+def test_units_by_flags(flags: int, exponent: int, unit: str) -> None:
+    assert _unit(flags, exponent) == unit
 
 
 def test_it_closes_its_descriptor(stats: Stats) -> None:
