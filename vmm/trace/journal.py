@@ -106,6 +106,7 @@ _I64 = struct.Struct("<Bq")
 _SIZED = struct.Struct("<BI")
 _COUNTED = struct.Struct("<BH")
 _MOST_COUNT = 0xFFFF
+_ONE = _COUNTED.pack(116, 1)
 _BIGGEST_INT = 255
 
 
@@ -167,6 +168,8 @@ def _text(tag: int, value: str) -> bytes:
 def _encode_tuple(value: tuple[object, ...] | list[object]) -> bytes:
     if len(value) > _MOST_COUNT:
         return _text(120, type(value).__name__)
+    if len(value) == 1:  # as in most calls
+        return _ONE + encode(value[0])
     return _COUNTED.pack(116, len(value)) + b"".join(map(encode, value))
 
 

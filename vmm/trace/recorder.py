@@ -48,6 +48,8 @@ _ACCESS = struct.Struct("<BBHIQIBBHQQ")  # entry, when, offset, value
 _ACCESS_SIZE = _ACCESS.size - ENTRY.size
 _ONES = tuple(open_bus(size) for size in range(9))
 _U64 = open_bus(8)
+_READ, _WRITE = (ACCESS, 0), (ACCESS, WRITE)
+_NO_ARGS, _NONE = encode(()), encode(None)
 _END = ENTRY.pack(END, 0, 0, 0)
 
 
@@ -145,14 +147,12 @@ class Journal:
     def foreign(self, device: Device, offset: int, size: int, value: int, write: bool) -> None:
         """Note an access to something that cannot be replayed. Behind it: it may have waited,
         without the lock, while other devices were called."""
-        self._accesses += 1
-        if isinstance(value, int):
-            self._entries.append(
-                self._access(
-                    self._foreign_number(device), WRITE if write else 0, offset, size, value
-                )
-            )
-        self._keep_or_write()
+        device_number = self._foreign_number(device)
+        now, (number, vcpu) = time.monotonic_ns(), self._where()
+        head = (ACCESS, WRITE if write else 0, device_number, _ACCESS_SIZE)
+        when = (now, number, vcpu, size, 0)
+        entry = _ACCESS.pack(*head, *when, offset & _U64, value & _ONES[size])
+        self._passed(len(self._entries), entry, now)
 
     def flush(self) -> None:
         """Write what waits, unless a device is being called."""
@@ -167,45 +167,72 @@ class Journal:
 
     def _reads(self, index: int, device: Device) -> Callable[[int, int], int]:
         inner, entries = device.read, self._entries
+        pack, clock, where = _ACCESS.pack, time.monotonic_ns, self._where
 
         def read(offset: int, size: int) -> int:
             if self._inside:
                 return inner(offset, size)
             at, self._inside = len(entries), True
-            self._accesses += 1
             try:
                 value = inner(offset, size)
             except Exception as error:
-                entries.insert(at, self._access(index, RAISED, offset, size, 0, error))
+                entries.insert(at, self._failed(index, 0, offset, size, 0, error))
                 raise
             finally:
                 self._inside = False
-            entries.insert(at, self._access(index, 0, offset, size, value))
-            self._keep_or_write()
+            now, (number, vcpu), kept = clock(), where(), value & _ONES[size]
+            entry = pack(
+                *_READ, index, _ACCESS_SIZE, now, number, vcpu, size, 0, offset & _U64, kept
+            )
+            self._passed(at, entry, now)
             return value
 
         return read
 
     def _writes(self, index: int, device: Device) -> Callable[[int, int, int], None]:
         inner, entries = device.write, self._entries
+        pack, clock, where = _ACCESS.pack, time.monotonic_ns, self._where
 
         def write(offset: int, size: int, value: int) -> None:
             if self._inside:
                 inner(offset, size, value)
                 return
             at, self._inside = len(entries), True
-            self._accesses += 1
             try:
                 inner(offset, size, value)
             except Exception as error:
-                entries.insert(at, self._access(index, RAISED | WRITE, offset, size, value, error))
+                entries.insert(at, self._failed(index, WRITE, offset, size, value, error))
                 raise
             finally:
                 self._inside = False
-            entries.insert(at, self._access(index, WRITE, offset, size, value))
-            self._keep_or_write()
+            now, (number, vcpu), kept = clock(), where(), value & _ONES[size]
+            entry = pack(
+                *_WRITE, index, _ACCESS_SIZE, now, number, vcpu, size, 0, offset & _U64, kept
+            )
+            self._passed(at, entry, now)
 
         return write
+
+    def _passed(self, at: int, entry: bytes, now: int) -> None:
+        """Keep the entry of an access, in front of what the device called."""
+        entries = self._entries
+        self._accesses += 1
+        if len(entries) == at:
+            entries.append(entry)
+        else:
+            entries.insert(at, entry)
+        if (len(entries) >= MOST_ENTRIES or now > self._due_ns) and not self._nesting:
+            self.flush()
+
+    def _failed(
+        self, index: int, flags: int, offset: int, size: int, value: int, error: Exception
+    ) -> bytes:
+        """The entry of an access that raised."""
+        self._accesses += 1
+        said, (number, vcpu) = encode(_told(error)), self._where()
+        head = (ACCESS, flags | RAISED, index, _ACCESS_SIZE + len(said))
+        when = (time.monotonic_ns(), number, vcpu, size, 0)
+        return _ACCESS.pack(*head, *when, offset & _U64, value & _ONES[size]) + said
 
     def _calls(self, index: int, method: str, inner: Callable[..., Any]) -> Callable[..., Any]:
         entries, named = self._entries, encode(method)
@@ -226,30 +253,10 @@ class Journal:
                 self._inside = False
                 payload = self._when() + given + outcome
                 entries.insert(at, ENTRY.pack(CALL, flags, index, len(payload)) + payload)
-                self._keep_or_write()
+            self._write_when_due()
             return result
 
         return call
-
-    def _access(
-        self,
-        index: int,
-        flags: int,
-        offset: int,
-        size: int,
-        value: int,
-        error: Exception | None = None,
-    ) -> bytes:
-        said = b"" if error is None else encode(_told(error))
-        number, vcpu = self._where()
-        return (
-            _ACCESS.pack(
-                *(ACCESS, flags, index, _ACCESS_SIZE + len(said)),
-                *(time.monotonic_ns(), number, vcpu, size, 0),
-                *(offset & _U64, value & _ONES[size]),
-            )
-            + said
-        )
 
     # -- outward --------------------------------------------------------------------------
 
@@ -269,29 +276,31 @@ class Journal:
         return self._wires - 1
 
     def _outward(self, wire: int, function: Callable[..., Any]) -> Callable[..., Any]:
-        entries = self._entries
+        entries, pack = self._entries, ENTRY.pack
 
         def call(*args: Any) -> Any:
             if not self._inside:
                 return function(*args)
             at, self._inside = len(entries), False
             self._nesting += 1
-            given = encode(args)
+            given = encode(args) if args else _NO_ARGS
             flags, outcome = RAISED, b""
             try:
                 result = function(*args)
-                flags, outcome = 0, encode(result)
+                flags, outcome = 0, _NONE if result is None else encode(result)
             except Exception as error:
                 outcome = encode(_told(error))
                 raise
             finally:
                 self._inside = True
                 self._nesting -= 1
-                if len(entries) != at:
+                payload = given + outcome
+                if len(entries) == at:
+                    entries.append(pack(OUT, flags, wire, len(payload)) + payload)
+                else:
                     flags |= NESTED
+                    entries.insert(at, pack(OUT, flags, wire, len(payload)) + payload)
                     entries.append(_END)
-                size = len(given) + len(outcome)
-                entries.insert(at, ENTRY.pack(OUT, flags, wire, size) + given + outcome)
             return result
 
         return call
@@ -320,10 +329,9 @@ class Journal:
         number, vcpu = self._where()
         return WHEN.pack(time.monotonic_ns(), number, vcpu, 0, 0)
 
-    def _keep_or_write(self) -> None:
-        if not self._nesting and (
-            len(self._entries) >= MOST_ENTRIES or time.monotonic_ns() > self._due_ns
-        ):
+    def _write_when_due(self) -> None:
+        full = len(self._entries) >= MOST_ENTRIES
+        if (full or time.monotonic_ns() > self._due_ns) and not self._nesting:
             self.flush()
 
 
