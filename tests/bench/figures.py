@@ -173,17 +173,32 @@ def _against_untraced(bench: Bench, trace: Callable[[], str | bool]) -> tuple[Me
         machine = bench.open.enter_context(vmm.Machine(memory="64K", trace=trace))
         machine.memory.write(_ENTRY, WRITE_LOOP)
         machine.on_out(PORT)(lambda value, size: None)
-        machine.start_at(_ENTRY)
-        machine.run(max_exits=_WARM_UP)
-
-        def slice_() -> float:
-            began = time.perf_counter()
-            machine.run(max_exits=bench.exits)
-            return bench.exits / (time.perf_counter() - began)
-
-        return slice_
+        return _slices(bench, machine)
 
     return measure(trace()), measure(False)
+
+
+def _recorded(bench: Bench) -> tuple[Measure, Measure]:
+    def measure(trace: str | bool) -> Measure:
+        options = {"trace": trace, "journal": trace is not False}
+        machine = bench.open.enter_context(vmm.Machine(memory="64K", **options))
+        add_pc(machine, machine.console)
+        machine.memory.write(_ENTRY, UART_LOOP)
+        return _slices(bench, machine)
+
+    return measure(str(bench.folder / "record.vtrace")), measure(False)
+
+
+def _slices(bench: Bench, machine: vmm.Machine) -> Measure:
+    machine.start_at(_ENTRY)
+    machine.run(max_exits=_WARM_UP)
+
+    def slice_() -> float:
+        began = time.perf_counter()
+        machine.run(max_exits=bench.exits)
+        return bench.exits / (time.perf_counter() - began)
+
+    return slice_
 
 
 def _uart(bench: Bench) -> tuple[Measure, Measure]:
@@ -345,6 +360,14 @@ FIGURES = (
         "exits/s",
         _file,
         Target(0.9, at_least=True),
+        slices=10,
+    ),
+    Figure(
+        "record",
+        "COM1 of a PC, recorded for replay",
+        "nothing noted",
+        "exits/s",
+        _recorded,
         slices=10,
     ),
     Figure("uart", "COM1 of a PC, LSR and THR in turn", "bare on_out", "exits/s", _uart),

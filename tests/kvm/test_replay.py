@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
@@ -285,6 +286,34 @@ def test_what_is_left_of_a_recording_after_a_kill(replayed, tmp_path) -> None:
     finally:
         run.kill()
         run.wait()
+    found = replayed()
+    assert found.identical, found
+    assert not found.complete
+    assert found.accesses > 1000
+
+
+@pytest.mark.command
+def test_a_recording_that_finds_no_room(replayed, tmp_path) -> None:
+    """The run goes on, the user is told, and what was written can be replayed."""
+    room = 5 << 20  # the rings take 4 MiB
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    code = flat16(tmp_path, "30c0 e670 e471 ebf8")
+    command = [sys.executable, "-m", "vmm", "run", code, "--format", "flat16", "--memory", "1M"]
+    run = subprocess.run(
+        [*command, "--max-exits", "50000", "--record", replayed.path],
+        preexec_fn=limit,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert run.returncode == 124
+    told = f"vmm: {replayed.path}: the recording ends early: File too large\n"
+    assert run.stderr.endswith(told)
     found = replayed()
     assert found.identical, found
     assert not found.complete

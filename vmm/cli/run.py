@@ -58,6 +58,8 @@ def run(options: argparse.Namespace) -> int:
         for file, contents in json_files:
             file.write(contents(result))
         _report(machine, result, counts, terminal, options)
+    if machine.trace is not None and machine.trace.error is not None:
+        say(f"{options.record}: the recording ends early: {machine.trace.error.strerror}")
     return _status(result, terminal)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,11 +12,13 @@ import pytest
 from devices.acpi_pm import AcpiPm
 from devices.cmos_rtc import CmosRtc
 from devices.fw_cfg import FwCfg
+from devices.i8042 import I8042
 from devices.post import PostPort
 from devices.protocols import GuestAddressError
 from devices.uart16550 import Uart16550
 from vmm.errors import ConfigError
-from vmm.trace.journal import FOREIGN, JournalError
+from vmm.playback.player import Player
+from vmm.trace.journal import END, FOREIGN, START, Entry, JournalError
 
 SECOND = 1_000_000_000
 
@@ -355,8 +360,6 @@ def test_only_models_are_made(path: str) -> None:
 
 
 def test_a_journal_that_makes_no_sense(tape, serial) -> None:
-    from vmm.playback.player import Player
-
     whole = tape.entries()[1:]
     for broken in (
         whole[3:],  # no device
@@ -366,3 +369,71 @@ def test_a_journal_that_makes_no_sense(tape, serial) -> None:
     ):
         with pytest.raises(JournalError):
             Player(iter(broken)).play()
+
+
+@pytest.fixture
+def busy(tape) -> list[Entry]:
+    """The journal of several devices, all of which call outward and are called."""
+    uart = tape.journal.make(Uart16550, irq=lambda level: None, on_room=lambda: None)
+    tape.journal.map("com1", "port", 0x3F8, 0x400, 0x3F8)
+    times = itertools.count(1_700_000_000 * SECOND, SECOND // 3)
+    rtc = tape.journal.make(CmosRtc, clock=lambda: next(times))
+    pm = tape.journal.make(AcpiPm, clock=lambda: next(times))
+    fw_cfg = tape.journal.make(FwCfg, memory=Ram())
+    keyboard = tape.journal.make(I8042)
+    fw_cfg.add_file("etc/x", b"abc")
+    chance = random.Random(1)
+    for _ in range(8):
+        uart.receive(b"abc")
+        keyboard.queue_keys(b"\x1e\x9e")
+        rtc.tick()
+        for device in (uart, rtc, pm, fw_cfg, keyboard):
+            device.write(chance.randrange(12), 1, chance.randrange(256))
+            device.read(chance.randrange(12), 1)
+        fw_cfg.write(8, 4, 0x0001_0000)
+    return tape.entries()[1:]
+
+
+def spoil(journal: list[Entry], chance: random.Random) -> None:
+    """Change something about an entry, or its place."""
+    at = chance.randrange(len(journal))
+    entry = journal[at]
+    what = chance.randrange(7)
+    if what == 0:
+        del journal[at]
+    elif what == 1:
+        journal.insert(chance.randrange(len(journal)), entry)
+    elif what == 2:
+        journal[at] = entry._replace(flags=entry.flags ^ 1 << chance.randrange(4))
+    elif what == 3:
+        journal[at] = entry._replace(who=chance.randrange(8))
+    elif what == 4:
+        journal[at] = entry._replace(kind=chance.randint(START, END))
+    elif what == 5:
+        journal[at] = entry._replace(payload=entry.payload[: chance.randint(0, 30)])
+    elif entry.payload:
+        payload = bytearray(entry.payload)
+        payload[chance.randrange(len(payload))] = chance.choice(
+            [0, 1, 0x7F, 0xFF, *b"NTFiIbstdfmx"]
+        )
+        journal[at] = entry._replace(payload=memoryview(bytes(payload)))
+
+
+def test_a_journal_that_was_spoilt(busy) -> None:
+    """It may differ or be refused; nothing else is raised, and it comes to an end."""
+    outcomes = Counter()
+    for seed in range(200):
+        chance = random.Random(seed)
+        journal = list(busy)
+        for _ in range(chance.randint(1, 3)):
+            spoil(journal, chance)
+        player = Player(iter(journal))
+        try:
+            player.play()
+        except JournalError:
+            outcomes["refused"] += 1
+        else:
+            result = player.result()
+            assert "\n" not in str(result)
+            outcomes["identical" if result.identical else "different"] += 1
+    assert min(outcomes[kind] for kind in ("refused", "identical", "different")) > 5, outcomes
