@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from devices.protocols import Device
-from vmm.errors import ConfigError
+from vmm.errors import TraceError
 from vmm.playback.player import Player
 from vmm.playback.result import ReplayResult
-from vmm.playback.source import Recording
-from vmm.trace.journal import JournalError
+from vmm.trace.journal import START, VERSION, Entry, JournalError, entries
+from vmm.trace.layout import JOURNAL
+from vmm.trace.source import TraceSource
 
 __all__ = ["replay"]
 
@@ -35,20 +36,43 @@ def replay(
             replayed only if it is named here.
 
     Raises:
-        ConfigError: the file cannot be read, holds no journal, or is damaged.
+        TraceError: the file cannot be read, holds no journal, or is damaged.
+        ConfigError: a device that is named is not in it.
     """
-    with Recording(path) as recording:
+    with TraceSource.open(path) as source:
         player = Player(
-            recording.entries(),
-            began_ns=recording.began_ns,
+            _journal(source),
+            began_ns=source.header.monotonic_ns,
             overrides=dict(device_overrides or {}),
             only=device,
         )
         try:
             player.play()
         except JournalError as error:
-            raise ConfigError(
-                f"{recording.path}: the journal is damaged after access {player.accesses}: {error}"
+            raise TraceError(
+                f"{source.name}: the journal is damaged after access {player.accesses}: {error}"
             ) from None
         player.check_names()
-        return player.result(complete=recording.finished)
+        return player.result(complete=source.header.finished)
+
+
+def _journal(source: TraceSource) -> Iterator[Entry]:
+    """The journal's entries, without the first one, which says what it is.
+
+    Raises:
+        JournalError: it is damaged.
+        TraceError: there is none.
+    """
+    begun = False
+    for chunk in source.payloads(JOURNAL):
+        for entry in entries(chunk):
+            if not begun and (entry.kind != START or entry.who != VERSION):
+                raise JournalError(f"it does not begin as one of version {VERSION}")
+            if begun:
+                yield entry
+            begun = True
+    if not begun:
+        raise TraceError(
+            f"{source.name}: no journal is in it, so there is nothing to replay; record one with: "
+            "vmm run IMAGE --record FILE"
+        )

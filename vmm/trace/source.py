@@ -267,7 +267,7 @@ class TraceSource:
             self._note("the file is cut off: its end is missing")
         while at < end:
             data = self._read(at, CHUNK.size)
-            if len(data) < CHUNK.size:
+            if len(data) < CHUNK.size or at + CHUNK.size > end:
                 break
             magic, kind, ring, size, first, _ = CHUNK.unpack(data)
             if magic != CHUNK_MAGIC or first >= 1 << 62:

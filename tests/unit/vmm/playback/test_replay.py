@@ -129,34 +129,34 @@ def test_no_kvm_is_needed(tmp_path: Path) -> None:
     path = tmp_path / "a.vtrace"
     record(path)
     code = (
-        "import sys, vmm; print(vmm.replay(sys.argv[1]).identical);"
-        "print([name for name in sys.modules if 'kvm' in name or 'fastrun' in name])"
+        "import sys\n"
+        "def refuse(event, args):\n"
+        "    assert event not in ('fcntl.ioctl', 'mmap.__new__'), event\n"
+        "    assert event != 'open' or not str(args[0]).startswith('/dev/'), args\n"
+        "import vmm\n"
+        "sys.addaudithook(refuse)\n"
+        "print(vmm.replay(sys.argv[1]).identical)\n"
+        "print([name for name in ('vmm.machine', 'vmm.hardware') if name in sys.modules])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
     )
-    assert done.stdout == "True\n[]\n"
+    assert (done.stdout, done.stderr) == ("True\n[]\n", "")
 
 
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (None, "cannot be read: No such file or directory"),
-        (b"", "not a recording"),
-        (b"glassvmT", "not a recording"),
-        (b"#!/bin/sh\n" * 50, "not a recording"),
-    ],
-)
+@pytest.mark.parametrize("content", [None, b"", b"glassvmT", b"#!/bin/sh\n" * 50])
 def test_files_that_are_no_recordings(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
 ) -> None:
     path = tmp_path / "x"
     if content is not None:
         path.write_bytes(content)
-    assert main(["replay", str(path)]) == 2
-    assert capsys.readouterr().err == f"vmm: {path}: {told}\n"
-    assert main(["replay", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    for name in (path, tmp_path):
+        assert main(["replay", str(name)]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith(f"vmm: {name}: ")
+        assert said.err.count("\n") == 1
 
 
 def test_a_trace_without_a_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,14 +166,11 @@ def test_a_trace_without_a_journal(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no journal is in it" in capsys.readouterr().err
 
 
-def test_a_recording_of_another_version(
+def test_a_journal_of_another_version(
     tmp_path: Path, recording: tuple[bytes, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, at = recording
     path = tmp_path / "a.vtrace"
-    path.write_bytes(data[:8] + struct.pack("<I", 99) + data[12:])
-    assert main(["replay", str(path)]) == 2
-    assert "a recording of version 99; this vmm reads 1" in capsys.readouterr().err
     start = data.index(struct.pack("<BBHI", 1, 0, 1, 0), at)
     path.write_bytes(data[: start + 2] + b"\x63" + data[start + 3 :])
     assert main(["replay", str(path)]) == 2

@@ -72,6 +72,18 @@ def test_a_chunk_that_was_written_before_the_ring_knew(path, writer):
     writer.close()
 
 
+def test_an_end_inside_of_a_chunks_header(path, writer):
+    """Only a damaged file has it."""
+    writer.exit(value=7)
+    writer.close({"reason": "halt"})
+    data = bytearray(path.read_bytes())
+    data[48:56] = (data.rindex(b"CHNK") + 20).to_bytes(8, "little")
+    path.write_bytes(data)
+    trace = load(path)
+    assert trace.exits["value"].tolist() == [7]
+    assert trace.end is None
+
+
 def test_the_vcpus_exits_are_merged_by_time(path, new_writer):
     writer = new_writer(path, vcpus=3)
     for number in range(300):
