@@ -412,9 +412,27 @@ class Machine:
         """End the run in progress for a reason of a device: poweroff, reset, debug_exit."""
         self._control.end(ending)
 
-    def pause(self) -> None:
-        """Hold a run in progress between two instructions, from another thread."""
-        self._control.pause()
+    def pause(self, timeout_s: float | None = None) -> bool:
+        """Hold a run in progress between two instructions, from another thread; say whether it
+        stands still, which takes longer than `timeout_s` where a device is at work."""
+        return self._control.pause(timeout_s)
+
+    def pause_soon(self, why: str = "") -> None:
+        """Hold a run in progress as soon as may be, without waiting: also out of a hook."""
+        self._control.pause_soon(why)
+
+    def step_exit(self, vcpu: int = 0, timeout_s: float | None = None) -> bool:
+        """Let one vCPU of a run that is held go on for one exit; say whether there was one.
+
+        Raises:
+            LifecycleError: there is no run that is paused.
+        """
+        return self._control.step_exit(vcpu, timeout_s)
+
+    @property
+    def held_by(self) -> str:
+        """Why a run is held, where somebody said so."""
+        return self._control.held_by
 
     def resume(self) -> None:
         """Let a paused run go on."""

@@ -47,6 +47,8 @@ class RunControl:
         have not been seen yet."""
         self.on_device_fault: Callable[[DeviceFault], FaultChoice] | None = None
         """Asked what becomes of an access whose device raised, while all vCPUs stand still."""
+        self.held_by = ""
+        """Why the run is held, where somebody said so."""
         self._changed = threading.Condition()
         self._ending: Ending | None = None
         self._fault: BaseException | None = None
@@ -54,6 +56,8 @@ class RunControl:
         self._asleep: set[int] = set()
         self._census: dict[int, bool] = {}
         self._parked: set[int] = set()
+        self._permits: set[int] = set()
+        """vCPUs that may run for one exit, though the run is held."""
         self._pause = False
         self._asking: Vcpu | None = None
         self._busy = False
@@ -92,33 +96,76 @@ class RunControl:
         self._fault = error
         self.end(Ending("stopped", detail=str(error)))
 
-    def pause(self) -> None:
+    def pause(self, timeout_s: float | None = None) -> bool:
         """Hold all vCPUs between two instructions and return when they stand still.
+
+        Returns:
+            Whether they do; False where a vCPU did not come out within `timeout_s` (it will
+            stop when it does), or where there is nothing that runs.
 
         Raises:
             LifecycleError: called by a device on a vCPU's own thread, which would wait for itself.
         """
         if self.lifecycle.phase is not Phase.RUNNING:
-            return
+            return self.lifecycle.phase is Phase.PAUSED and self._busy
         if any(vcpu.on_this_thread for vcpu in self.vcpus):
             raise LifecycleError("a device cannot pause the machine that it runs in; end the run")
+        self.pause_soon()
         with self._changed:
-            self._pause = True
+            parked = self._changed.wait_for(self._all_parked, timeout_s)
+            self._hold()
+            return parked and self._ending is None
+
+    def pause_soon(self, why: str = "") -> None:
+        """Hold all vCPUs between two instructions, without waiting for it: also out of a hook on
+        a vCPU's own thread, which then stops behind the exit that it has just handled.
+
+        The machine is paused when the last vCPU has come to the gate; `held_by` then says `why`.
+        """
+        with self._changed:
+            if self._ending is None and not self._pause:
+                self._pause = True
+                self.held_by = why
         for vcpu in self.vcpus:
             vcpu.kick()
-        with self._changed:
-            self._changed.wait_for(self._all_parked)
-            if self._ending is None:
-                self.lifecycle.to(Phase.PAUSED)
 
     def resume(self) -> None:
         """Let paused vCPUs go on."""
         with self._changed:
             if self._pause:
                 self._pause = False
+                self.held_by = ""
                 if self._ending is None and self.lifecycle.phase is Phase.PAUSED:
                     self.lifecycle.to(Phase.RUNNING)
                 self._changed.notify_all()
+
+    def step_exit(self, index: int = 0, timeout_s: float | None = None) -> bool:
+        """Let one vCPU of a paused run go on for one exit; return when it stands still again.
+
+        Returns:
+            Whether there was an exit: False where the guest ran for `timeout_s` without one (it
+            is held again), or the run ended.
+
+        Raises:
+            LifecycleError: the machine is not held in a run.
+        """
+        vcpu = self.vcpus[index]
+        before = vcpu.exits
+        with self._changed:
+            if not (self._pause and self._busy and index in self._parked):
+                raise LifecycleError("there is no run that is paused")
+            self._permits.add(index)
+            self._changed.notify_all()
+            back = self._changed.wait_for(lambda: self._is_back(index), timeout_s)
+            self._permits.discard(index)
+        if not back:
+            vcpu.kick()
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_back(index))
+        return vcpu.exits > before
+
+    def _is_back(self, index: int) -> bool:
+        return self._ending is not None or (index in self._parked and index not in self._permits)
 
     @property
     def ending(self) -> Ending | None:
@@ -136,7 +183,7 @@ class RunControl:
         if self._gate_closed:
             with self._at_gate(vcpu):
                 pass
-        if self._ending is not None:
+        if self._ending is not None or vcpu.index in self._permits:
             return True
         if self._deadline_ns is not None and time.monotonic_ns() >= self._deadline_ns:
             self.end(Ending("timeout", vcpu.index))
@@ -264,6 +311,8 @@ class RunControl:
         self._ending = self._fault = None
         self.interrupted_by_user = False
         self._pause = False
+        self.held_by = ""
+        self._permits.clear()
         self._asleep.clear()
         self._census.clear()
         self._deadline_ns = None
@@ -325,6 +374,9 @@ class RunControl:
             # Several vCPUs count exit by exit: one that sleeps must not sit on a share.
             limit = vcpu.exits + (left if freely and len(self.vcpus) == 1 else 1)
         before = vcpu.exits
+        permitted = vcpu.index in self._permits
+        if permitted:
+            limit = before + 1
         if self.harvest is not None:
             limit = min(before + _BATCH, limit or before + _BATCH)
         try:
@@ -334,6 +386,9 @@ class RunControl:
             return False
         if self.harvest is not None:
             self.harvest(vcpu, vcpu.exits - before)
+        if permitted:
+            self._permits.discard(vcpu.index)
+            vcpu.kick()  # back to the gate
         if ending is not None:
             self.end(ending)
         return ending is None
@@ -379,12 +434,13 @@ class RunControl:
         began = time.monotonic_ns()
         with self._changed:
             self._parked.add(vcpu.index)
+            self._hold()
             self._changed.notify_all()
         try:
             yield
         finally:
             with self._changed:
-                self._changed.wait_for(lambda: not self._gate_closed or self._ending is not None)
+                self._changed.wait_for(lambda: self._may_pass(vcpu))
                 self._parked.discard(vcpu.index)
                 # The deadline is of guest time: what was spent at the gate does not count. Of the
                 # vCPUs that waited, the last to go on has waited longest.
@@ -393,6 +449,16 @@ class RunControl:
         # Somebody may have looked at registers meanwhile, or changed them.
         vcpu.regs.flush()
         vcpu.sregs.flush()
+
+    def _may_pass(self, vcpu: Vcpu) -> bool:
+        permitted = vcpu.index in self._permits and self._asking is None
+        return not self._gate_closed or self._ending is not None or permitted
+
+    def _hold(self) -> None:
+        """The machine is paused once the last vCPU has come to the gate."""
+        running = self.lifecycle.phase is Phase.RUNNING
+        if running and self._pause and self._ending is None and self._all_parked():
+            self.lifecycle.to(Phase.PAUSED)
 
     def _take_census(self, vcpu: Vcpu) -> None:
         """Find out whether all vCPUs sleep for good, while none of them can wake another.

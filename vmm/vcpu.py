@@ -202,6 +202,7 @@ class Vcpu:
         self.regs.flush()
         self.sregs.flush()
         self.thread_id = threading.get_native_id()
+        self._unsettled = False  # what is pending is finished at the first entry
         self._thread = threading.get_ident()
         try:
             return self._loop(-1 if limit is None else limit)

@@ -1,0 +1,92 @@
+"""Holding a run from inside, and letting it go on exit by exit."""
+
+from __future__ import annotations
+
+import pytest
+
+from vmm.endings import Ending
+from vmm.errors import LifecycleError
+from vmm.lifecycle import Phase
+
+EXIT_HLT = 5
+
+
+def held(made, count):
+    """A run on a thread that holds itself when the guest has written `count` times."""
+
+    def hold(value):
+        if len(made.port.written) == count:
+            made.control.pause_soon("written enough")
+
+    made.port.function = hold
+    made.start()
+    made.until(lambda: made.phase is Phase.PAUSED)
+    return made
+
+
+def test_a_hook_holds_the_run_behind_its_exit(alone, scripted):
+    made = held(alone(*(scripted.out(0x10, n) for n in range(9)), EXIT_HLT), 3)
+    assert made.port.written == [0, 1, 2]
+    assert made.control.held_by == "written enough"
+    assert made.control.pause(0.01)  # it is
+    made.control.resume()
+    assert made.control.held_by == ""
+    assert made.finish().reason == "halt"
+    assert made.port.written == list(range(9))
+
+
+def test_exit_by_exit(alone, scripted):
+    made = held(alone(*(scripted.out(0x10, n) for n in range(9)), EXIT_HLT), 3)
+    for count in (4, 5, 6):
+        assert made.control.step_exit(timeout_s=20)
+        assert made.port.written == list(range(count))
+        assert made.phase is Phase.PAUSED
+        assert not made.control.in_guest(made.vcpus[0])
+    made.control.resume()
+    assert made.finish().reason == "halt"
+
+
+def test_a_step_into_the_end(alone, scripted):
+    made = held(alone(scripted.out(0x10, 1), EXIT_HLT), 1)
+    assert made.control.step_exit(timeout_s=20)
+    assert made.finish().reason == "halt"
+    with pytest.raises(LifecycleError, match="no run that is paused"):
+        made.control.step_exit(timeout_s=20)
+
+
+def test_a_step_that_meets_no_exit_is_given_up(alone, scripted, within):
+    made = held(alone(scripted.out(0x10, 1)), 1)  # behind its script the guest loops
+    assert not within(lambda: made.control.step_exit(timeout_s=0.05))
+    assert made.phase is Phase.PAUSED
+    made.control.end(Ending("stopped"))
+    assert made.finish().reason == "stopped"
+
+
+def test_a_step_keeps_the_bound(alone, scripted):
+    made = alone(*(scripted.out(0x10, n) for n in range(9)), EXIT_HLT)
+    made.port.function = lambda value: made.control.pause_soon() if value == 3 else None
+    made.start(max_exits=6)
+    made.until(lambda: made.phase is Phase.PAUSED)
+    assert made.control.step_exit(timeout_s=20)
+    made.control.resume()
+    assert made.finish().reason == "max_exits"
+    assert made.port.written == list(range(6))
+
+
+def test_one_of_two_vcpus_steps(several, scripted):
+    made = several([scripted.out(0x10, n) for n in range(5)], [])
+    made.port.function = lambda value: made.control.pause_soon() if value == 1 else None
+    made.start()
+    made.until(lambda: made.phase is Phase.PAUSED)
+    assert made.control.step_exit(0, timeout_s=20)
+    assert made.port.written == [0, 1, 2]
+    assert not made.control.step_exit(1, timeout_s=0.05)
+    assert made.phase is Phase.PAUSED
+    made.control.end(Ending("stopped"))
+    assert made.finish().reason == "stopped"
+
+
+def test_there_is_nothing_to_step_without_a_run(alone):
+    made = alone()
+    with pytest.raises(LifecycleError, match="no run that is paused"):
+        made.control.step_exit()
