@@ -24,6 +24,7 @@ from vmm.memory import GuestMemory, Region
 from vmm.vcpu import Control, Vcpu
 
 if TYPE_CHECKING:
+    from kvm_bindings.stats import Stats
     from vmm.cpustate import CpuState
     from vmm.last_seen import LastSeen
     from vmm.trace.trace import Trace
@@ -80,6 +81,7 @@ class Hardware:
         self._coalesced: CoalescedWrites | None = None
         self._last_seen: dict[int, LastSeen] = {}
         self._vm: kvm_bindings.VM | None = None
+        self._stats: dict[str, Stats] | None = None
         self.kvm = open_kvm(kvm)
         self.memory = GuestMemory(layout, huge_pages=huge_pages)
         try:
@@ -151,6 +153,18 @@ class Hardware:
                 vcpu.call_before(self._coalesced.drain)
         self.vm.register_coalesced_mmio(start, size, pio=pio)
 
+    def stats(self) -> dict[str, dict[str, int | tuple[int, ...]]]:
+        """The kernel's counters of the VM and of each vCPU; empty where it has none."""
+        if self._stats is None:
+            self._stats = {}
+            if self.kvm.check_extension(c.KVM_CAP_BINARY_STATS_FD):
+                from kvm_bindings.stats import Stats
+
+                self._stats["vm"] = Stats(self.vm.stats_fd())
+                for vcpu in self.vcpus:
+                    self._stats[f"vcpu{vcpu.index}"] = Stats(vcpu.kvm.stats_fd())
+        return {name: stats.read() for name, stats in self._stats.items()}
+
     def last_seen(self, index: int) -> CpuState | None:
         """A vCPU's registers before its last exit, where the last ones are lost at a death."""
         kept = self._last_seen.get(index)
@@ -158,6 +172,8 @@ class Hardware:
 
     def close(self) -> None:
         """Give everything back, vCPUs first and memory last."""
+        for stats in (self._stats or {}).values():
+            stats.close()
         for kept in self._last_seen.values():
             kept.close()
         for vcpu in self.vcpus:

@@ -140,6 +140,8 @@ class Machine:
             self.journal = Journal(self.trace.add_journal, self._where)
         self._control = RunControl()
         self._closed = False
+        self.made_s = time.monotonic()
+        """When the machine was made, by CLOCK_MONOTONIC."""
         try:
             self._hardware = Hardware(
                 kvm,
@@ -399,6 +401,11 @@ class Machine:
         counts = ExitCounts()
         self._control.harvest = counts.add
         return counts
+
+    def kvm_stats(self) -> dict[str, dict[str, int | tuple[int, ...]]]:
+        """The kernel's counters: "vm", "vcpu0" and so on, each by name; empty where this kernel
+        has none. See `kvm_bindings.stats` for their kinds."""
+        return self._open().stats()
 
     def stop(self) -> None:
         """End the run in progress, from any thread; it returns with the reason "stopped"."""

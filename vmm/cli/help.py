@@ -7,12 +7,18 @@ __all__ = [
     "DOCTOR_DESCRIPTION",
     "DOCTOR_EPILOG",
     "EPILOG",
+    "PAUSE_DESCRIPTION",
     "PAYLOADS_DESCRIPTION",
     "PAYLOADS_EPILOG",
+    "PS_DESCRIPTION",
+    "PS_EPILOG",
     "REPLAY_DESCRIPTION",
     "REPLAY_EPILOG",
+    "RESUME_DESCRIPTION",
     "RUN_DESCRIPTION",
     "RUN_EPILOG",
+    "STOP_DESCRIPTION",
+    "WHICH_MACHINE",
 ]
 
 DESCRIPTION = "A KVM virtual machine monitor in which every exit can be seen."
@@ -22,6 +28,7 @@ examples:
   vmm run payload:hello16          boot a built-in guest
   vmm run boot.img                 boot a boot sector or a disk image
   vmm run kernel.elf --memory 64M --append "verbose"
+  vmm ps                           list the machines that run
   vmm doctor                       see what this host can do, and what to mend
 
 'vmm COMMAND --help' explains each command.
@@ -99,6 +106,25 @@ examples:
   vmm replay run.vtrace
   vmm replay run.vtrace --device rtc --json
 """
+
+WHICH_MACHINE = "as 'vmm ps' lists it; may be left out where only one runs"
+
+PS_DESCRIPTION = """\
+List the machines of this user that run, with what they are doing now. A machine can be found
+from other terminals once it has run for a fifth of a second, or at once with --name.
+"""
+
+PS_EPILOG = """\
+examples:
+  vmm ps
+  vmm ps --json | jq '.[].name'
+"""
+
+PAUSE_DESCRIPTION = "Hold a machine between two instructions, until 'vmm resume'."
+
+RESUME_DESCRIPTION = "Let a machine that is held go on."
+
+STOP_DESCRIPTION = "End a machine's run, and wait until it has ended. Its status is then 130."
 
 DOCTOR_DESCRIPTION = """\
 Look at this host: KVM, its backend, permissions, capabilities, limits, and its speed in ring 0

@@ -6,11 +6,15 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from vmm.cli.messages import discard, open_standard_files, say
 from vmm.errors import ExitStatus, VmmError
 
 __all__ = ["main"]
+
+_HOMES = dict.fromkeys(("ps", "pause", "resume", "stop"), "machines")
+"""The modules of commands that are not called as they are."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,21 +46,9 @@ def _run(arguments: Sequence[str]) -> int:
         options = parse(arguments)
     except SystemExit as ended:  # --help and --version
         return int(ended.code or 0)
-    if options.command == "run":
-        from vmm.cli.run import run
-
-        return run(options)
-    if options.command == "replay":
-        from vmm.cli.replay import replay
-
-        return replay(options)
-    if options.command == "doctor":
-        from vmm.cli.doctor import doctor
-
-        return doctor(options)
-    from vmm.cli.payloads import payloads
-
-    return payloads(options)
+    module = import_module(f"vmm.cli.{_HOMES.get(options.command, options.command)}")
+    status: int = getattr(module, options.command)(options)
+    return status
 
 
 def _explain(error: Exception) -> tuple[str, ExitStatus]:

@@ -13,7 +13,7 @@ from vmm.errors import ConfigError
 
 __all__ = ["COMMANDS", "build_parser", "parse"]
 
-COMMANDS = ("run", "replay", "doctor", "payloads")
+COMMANDS = ("run", "ps", "pause", "resume", "stop", "replay", "doctor", "payloads")
 
 FORMATS = (
     *("auto", "bootsector", "flat16", "flat32", "flat64", "elf32", "elf64"),
@@ -87,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         dest="command", metavar="COMMAND", prog="vmm", parser_class=_Parser
     )
     _add_run(commands)
+    _add_machines(commands)
     _add_replay(commands)
     _add_doctor(commands)
     payloads = _add(
@@ -171,6 +172,7 @@ def _add_image_options(group: argparse._ArgumentGroup) -> None:
 
 def _add_run_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
+    add("--name", metavar="NAME", help="what 'vmm ps' calls it (default: the image and a number)")
     add("--timeout", metavar="SECONDS", type=seconds("--timeout"), help="end the run after this")
     add("--max-exits", metavar="N", type=count("--max-exits"), help="end it after so many exits")
     add(
@@ -188,6 +190,21 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         help="write the explanation of a death or a timeout as JSON, null if there is none",
     )
+
+
+def _add_machines(commands: argparse._SubParsersAction[_Parser]) -> None:
+    ps = _add(
+        *(commands, "ps", "", "list the machines that run"),
+        *(texts.PS_DESCRIPTION, texts.PS_EPILOG),
+    )
+    ps.add_argument("--json", action="store_true", help="print JSON")
+    for name, summary, description in (
+        ("pause", "hold a machine between two instructions", texts.PAUSE_DESCRIPTION),
+        ("resume", "let a machine that is held go on", texts.RESUME_DESCRIPTION),
+        ("stop", "end a machine's run", texts.STOP_DESCRIPTION),
+    ):
+        one = _add(commands, name, "[NAME]", summary, description, "")
+        one.add_argument("name", metavar="NAME", nargs="?", help=texts.WHICH_MACHINE)
 
 
 def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -19,6 +19,7 @@ from vmm.cli.outcome import (
     say_plan,
     show_screen,
 )
+from vmm.cli.served import serve
 from vmm.endings import Ending
 from vmm.errors import ConfigError, DeviceFault
 from vmm.host.terminal import Terminal
@@ -46,6 +47,7 @@ def run(options: argparse.Namespace) -> int:
     with _boot(options, outlet) as machine:
         if options.debug:
             say_plan(machine)
+        serve(machine, options.image, options.name)
         counts = machine.count_exits() if options.stats else None
         terminal = _terminal(machine)
         try:

@@ -56,6 +56,7 @@ class Console:
         self.lock = lock or threading.RLock()
         # Grown and cut in single steps of the interpreter: another thread may read it meanwhile.
         self._kept = bytearray()
+        self._dropped = 0
         self._waiting = bytearray()
         self._takers: list[_Taker] = []
         self._arrived = threading.Condition(self.lock)
@@ -69,6 +70,19 @@ class Console:
     def output(self) -> bytes:
         """What the guest has written, the last MiB of it."""
         return bytes(self._kept[-_KEPT:])
+
+    @property
+    def written(self) -> int:
+        """How many bytes the guest has written, remembered or not."""
+        return self._dropped + len(self._kept)
+
+    def since(self, count: int, most: int) -> tuple[bytes, int]:
+        """The output behind the first `count` bytes, as far as it is remembered and at most
+        `most` bytes of it; and how many bytes had been written at its end."""
+        with self.lock:
+            first = max(count - self._dropped, 0)
+            found = bytes(self._kept[first : first + most])
+            return found, self._dropped + min(first, len(self._kept)) + len(found)
 
     @property
     def text(self) -> str:
@@ -109,6 +123,7 @@ class Console:
         """Take output from a device."""
         self._kept += data
         if len(self._kept) > 2 * _KEPT:
+            self._dropped += len(self._kept) - _KEPT
             del self._kept[:-_KEPT]
         if self._sink is not None:
             self._sink(data)

@@ -50,7 +50,7 @@ class OutputBuffer:
         events: HostEvents,
         *,
         on_closed: Callable[[OSError], None],
-        on_full: Callable[[], None] = _ignore,
+        on_full: Callable[[], object] = _ignore,
         on_room: Callable[[], None] = _ignore,
         raw: bool = False,
     ) -> None:

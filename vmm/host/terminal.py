@@ -56,7 +56,7 @@ class Terminal:
         console: Console,
         *,
         end: Callable[[], None],
-        hold: Callable[[], None],
+        hold: Callable[[], object],
         go_on: Callable[[], None],
         stdin: int = 0,
         stdout: int = 1,

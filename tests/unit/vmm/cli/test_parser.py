@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from vmm.cli.parser import FORMATS, build_parser, parse
+from vmm.cli.parser import COMMANDS, FORMATS, build_parser, parse
 from vmm.errors import ConfigError
 from vmm.loader.load import FORMATS as LOADERS
 
@@ -38,18 +38,8 @@ def test_every_option_of_run_is_read():
             *("--format", "flat32", "--append", "-v --x", "--module", "m a", "--module", "n"),
             *("--load-addr", "0x100", "--entry", "256", "--cpl", "3", "--boot-drive", "0x80"),
             *("--timeout", "1.5", "--max-exits", "7", "--input", "serial", "--stats"),
-            *(
-                "--json",
-                "-",
-                "--record",
-                "r.vtrace",
-                "--debug",
-                "--symbols",
-                "map",
-                "--explain-json",
-                "x",
-                "kernel",
-            ),
+            *("--json", "-", "--record", "r.vtrace", "--debug", "--symbols", "map"),
+            *("--explain-json", "x", "--name", "n", "kernel"),
         ]
     )
     assert vars(options) == {
@@ -58,7 +48,7 @@ def test_every_option_of_run_is_read():
         "strict": True, "format": "flat32", "append": "-v --x", "module": ["m a", "n"],
         "load_addr": 0x100, "entry": 256, "cpl": "3", "boot_drive": 0x80, "timeout": 1.5,
         "max_exits": 7, "input": "serial", "record": "r.vtrace", "stats": True, "json": "-",
-        "debug": True, "symbols": "map", "explain_json": "x",
+        "debug": True, "symbols": "map", "explain_json": "x", "name": "n",
     }  # fmt: skip
 
 
@@ -85,7 +75,7 @@ def test_debug_goes_before_and_behind_the_command(command):
     ("arguments", "message"),
     [
         ("rnu x", "no command rnu; did you mean run?"),
-        ("zzz", "no command zzz; there are run, replay, doctor, payloads (see 'vmm --help')"),
+        ("zzz", f"no command zzz; there are {', '.join(COMMANDS)} (see 'vmm --help')"),
         ("payload:smp", "payload:smp is no command; to boot it: vmm run payload:smp"),
         ("run", "IMAGE is missing; see 'vmm run --help'"),
         ("run a b", "b: one argument too many; see 'vmm run --help'"),

@@ -1,0 +1,119 @@
+"""`vmm ps`, `pause`, `resume`, `stop`: the machines of this user that run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+from vmm.control.client import Client
+from vmm.control.protocol import ControlError
+from vmm.control.registry import names
+
+__all__ = ["pause", "ps", "resume", "stop"]
+
+_HEADINGS = ("NAME", "PID", "PHASE", "IMAGE", "VCPUS", "MEMORY", "UPTIME", "EXITS", "EXITS/S")
+_RIGHT = frozenset({"PID", "VCPUS", "MEMORY", "UPTIME", "EXITS", "EXITS/S"})
+_LOOK_S = 0.25
+"""How long exits are counted for their rate."""
+_STOP_PATIENCE_S = 10.0
+_LOOK_AGAIN_S = 0.02
+
+
+def ps(options: argparse.Namespace) -> int:
+    """List the machines that run."""
+    first, began = _look(), time.monotonic()
+    if first:
+        time.sleep(_LOOK_S)
+    second, took_s = _look(), time.monotonic() - began
+    for name, info in second.items():
+        before = first.get(name, info)
+        same = before["pid"] == info["pid"]
+        info["exits_per_s"] = (info["exits"] - before["exits"]) / took_s if same else 0.0
+    if options.json:
+        print(json.dumps(list(second.values()), indent=2))
+    else:
+        _print_table([_row(info) for info in second.values()])
+    return 0
+
+
+def pause(options: argparse.Namespace) -> int:
+    """Hold a machine."""
+    with Client.connect(options.name) as client:
+        client.call("pause")
+    return 0
+
+
+def resume(options: argparse.Namespace) -> int:
+    """Let a machine that is held go on."""
+    with Client.connect(options.name) as client:
+        client.call("resume")
+    return 0
+
+
+def stop(options: argparse.Namespace) -> int:
+    """End a machine's run, and wait until it has ended.
+
+    Raises:
+        ControlError: it did not end.
+    """
+    with Client.connect(options.name) as client:
+        client.call("stop")
+        end = time.monotonic() + _STOP_PATIENCE_S
+        while time.monotonic() < end:
+            try:
+                if client.call("explanation"):
+                    return 0
+            except ControlError:
+                return 0  # gone
+            time.sleep(_LOOK_AGAIN_S)
+        raise ControlError(
+            f"{client.name} has not ended within {_STOP_PATIENCE_S:g} s: its process is "
+            f"{client.pid}"
+        )
+
+
+def _look() -> dict[str, dict[str, Any]]:
+    found = {}
+    for name in names():
+        try:
+            with Client.connect(name) as client:
+                found[name] = client.call("info")
+        except ControlError:
+            continue  # it has just ended
+    return found
+
+
+def _row(info: dict[str, Any]) -> list[str]:
+    return [
+        info["name"],
+        str(info["pid"]),
+        info["phase"],
+        info["image"],
+        str(info["vcpus"]),
+        f"{info['memory'] >> 20}M" if info["memory"] >= 1 << 20 else f"{info['memory'] >> 10}K",
+        _span(info["uptime_s"]),
+        f"{info['exits']:,}",
+        f"{info['exits_per_s']:,.0f}",
+    ]
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+def _print_table(rows: list[list[str]]) -> None:
+    widths = [max(len(row[n]) for row in [list(_HEADINGS), *rows]) for n in range(len(_HEADINGS))]
+    for row in [list(_HEADINGS), *rows]:
+        cells = zip(_HEADINGS, row, widths, strict=True)
+        print(
+            "  ".join(
+                text.rjust(width) if heading in _RIGHT else text.ljust(width)
+                for heading, text, width in cells
+            ).rstrip()
+        )

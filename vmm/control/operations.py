@@ -1,0 +1,278 @@
+"""What can be asked of a machine over its control socket: one method an operation.
+
+They run on the host-events thread. One that needs the guest to stand still holds it for as long as
+that takes, if it was not held already.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vmm.control.protocol import ControlError, from_text, to_text
+from vmm.lifecycle import Phase
+
+if TYPE_CHECKING:
+    from vmm.machine import Machine
+
+__all__ = ["Operations"]
+
+_PATIENCE_S = 2.0
+"""How long the guest may take to come out: a device that is at work is waited for."""
+
+_MOST_BYTES = 1 << 20
+"""Memory read or written, console output passed, at once."""
+
+_TEXT_PAGE = 0xB8000
+_ROWS = 25
+
+
+class Operations:
+    """The operations of one machine, which others call `name`, with the image `image`."""
+
+    def __init__(self, machine: Machine, name: str, image: str) -> None:
+        self._machine = machine
+        self._name = name
+        self._image = image
+        self._marks = 0
+
+    def carry_out(self, op: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+        """Carry out an operation; returns the result, and a descriptor to pass with it.
+
+        Raises:
+            ControlError: there is no such operation, or it cannot be done so.
+        """
+        method: Callable[..., dict[str, Any]] | None = getattr(self, f"op_{op}", None)
+        if method is None:
+            known = ", ".join(sorted(n[3:] for n in dir(self) if n.startswith("op_")))
+            raise ControlError(f"no operation {op!r}; there are {known}")
+        try:
+            result = method(**arguments)
+        except (TypeError, ValueError) as error:
+            raise ControlError(f"{op}: these arguments do not fit: {error}") from None
+        return result, result.pop("fd", None)
+
+    # -- what it is ---------------------------------------------------------------------------
+
+    def op_info(self) -> dict[str, Any]:
+        """What machine this is, and how it fares."""
+        machine = self._machine
+        from vmm.kvm import backend
+
+        return {
+            "name": self._name,
+            "pid": os.getpid(),
+            "image": self._image,
+            "format": "" if machine.plan is None else machine.plan.format,
+            "backend": backend(),
+            "phase": machine.phase.value,
+            "held_by": machine.held_by,
+            "vcpus": len(machine.vcpus),
+            "memory": machine.memory.size,
+            "irqchip": machine.irqchip,
+            "uptime_s": time.monotonic() - machine.made_s,
+            "exits": self._exits(),
+            "console": machine.console.written,
+            "devices": [
+                {
+                    "name": mapping.device.name,
+                    "bus": bus.name,
+                    "start": mapping.start,
+                    "end": mapping.end,
+                    "base": mapping.base,
+                }
+                for bus in (machine.pio, machine.mmio)
+                for mapping in bus
+            ],
+        }
+
+    def op_trace(self) -> dict[str, Any]:
+        """The trace: its descriptor comes with the answer."""
+        trace = self._machine.trace
+        if trace is None:
+            raise ControlError("the machine was made with trace=False: nothing is noted")
+        return {"fd": trace.memory.fd, "path": trace.path}
+
+    def op_stats(self) -> dict[str, Any]:
+        """The kernel's counters of the VM and of each vCPU."""
+        return self._machine.kvm_stats()
+
+    def op_explanation(self) -> dict[str, Any]:
+        """How the last run ended; empty while none has."""
+        result = self._machine.last_result
+        if result is None or self._machine.phase is Phase.RUNNING:
+            return {}
+        return {
+            "reason": result.reason,
+            "status": result.status,
+            "exits": result.exits,
+            "seconds": result.seconds,
+            "died": result.died,
+            "text": result.report(),
+            "explanation": result.explanation(),
+        }
+
+    # -- what it does -------------------------------------------------------------------------
+
+    def op_pause(self) -> dict[str, Any]:
+        """Hold the guest."""
+        if not self._machine.pause(_PATIENCE_S):
+            raise ControlError(self._why_not_held())
+        return {"phase": self._machine.phase.value}
+
+    def op_resume(self) -> dict[str, Any]:
+        """Let the guest go on."""
+        self._machine.resume()
+        return {"phase": self._machine.phase.value}
+
+    def op_step_exit(self, vcpu: int = 0) -> dict[str, Any]:
+        """Let one vCPU of a held guest go on for one exit."""
+        self._check_vcpu(vcpu)
+        return {"stepped": self._machine.step_exit(vcpu, _PATIENCE_S)}
+
+    def op_stop(self) -> dict[str, Any]:
+        """End the run."""
+        self._machine.stop()
+        return {}
+
+    def op_mark(self, text: str = "") -> dict[str, Any]:
+        """Note a moment in the trace; returns its number."""
+        trace = self._machine.trace
+        if trace is None:
+            raise ControlError("the machine notes nothing: there is nowhere to put a mark")
+        self._marks += 1
+        from vmm.trace.layout import MARK
+
+        trace.event(MARK, value=self._marks)
+        return {"mark": self._marks}
+
+    def op_save(self, path: str) -> dict[str, Any]:
+        """Write what the flight recorder holds to a file."""
+        if self._machine.trace is None:
+            raise ControlError("the machine was made with trace=False: there is nothing to save")
+        self._machine.trace.save(path, self.op_info())
+        return {"path": os.path.abspath(path)}
+
+    # -- what it holds ------------------------------------------------------------------------
+
+    def op_registers(self) -> dict[str, Any]:
+        """Each vCPU's kvm_regs and kvm_sregs, as KVM lays them out, and its MP state."""
+        with self._still():
+            return {
+                "vcpus": [
+                    {
+                        "regs": to_text(bytes(vcpu.regs.struct())),
+                        "sregs": to_text(bytes(vcpu.sregs.struct())),
+                        "mp_state": vcpu.kvm.get_mp_state() if self._machine.irqchip else 0,
+                        "exits": vcpu.exits,
+                    }
+                    for vcpu in self._machine.vcpus
+                ]
+            }
+
+    def op_memory(self, gpa: int, size: int) -> dict[str, Any]:
+        """Read guest-physical memory."""
+        if not 0 <= size <= _MOST_BYTES:
+            raise ControlError(f"{size} bytes: at most {_MOST_BYTES} at once")
+        return {"data": to_text(self._machine.memory.read(gpa, size))}
+
+    def op_write_memory(self, gpa: int, data: str) -> dict[str, Any]:
+        """Write guest-physical memory."""
+        self._machine.memory.write(gpa, from_text(data))
+        return {}
+
+    def op_devices(self) -> dict[str, Any]:
+        """The state of every device that has been used, field by field."""
+        machine = self._machine
+        with machine.lock:
+            return {"devices": {name: _state(machine.devices[name]) for name in machine.devices}}
+
+    def op_console(self, since: int = 0) -> dict[str, Any]:
+        """The guest's output from byte `since` on, as much of it as is kept."""
+        output, end = self._machine.console.since(since, _MOST_BYTES)
+        return {"data": to_text(output), "end": end, "start": end - len(output)}
+
+    def op_input(self, data: str) -> dict[str, Any]:
+        """Type to the guest."""
+        if not self._machine.console.has_room:
+            raise ControlError("the guest reads too slowly: much waits for it already")
+        self._machine.console.send(from_text(data))
+        return {}
+
+    def op_screen(self) -> dict[str, Any]:
+        """The text screen as it lies in memory, a character and an attribute byte a cell."""
+        machine = self._machine
+        if not machine.memory.contains(_TEXT_PAGE, 0x8000):
+            raise ControlError("the guest has no text screen: there is no memory at 0xb8000")
+        from devices.vga_text import VgaText
+
+        vga = machine.devices.get("vga") if "vga" in machine.devices else None
+        columns, start, cursor, blinks = 80, 0, None, True
+        if isinstance(vga, VgaText):
+            with machine.lock:
+                columns, start, cursor = vga.columns, vga.start, vga.cursor
+                blinks = vga.blinks
+        size = columns * _ROWS * 2
+        at = _TEXT_PAGE + min(2 * start & 0x7FFF, 0x8000 - size)
+        return {
+            "columns": columns,
+            "rows": _ROWS,
+            "cells": to_text(machine.memory.read(at, size)),
+            "cursor": None if cursor is None else cursor - start,
+            "blinks": blinks,
+        }
+
+    # -- inside -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _still(self) -> Iterator[None]:
+        """Hold the guest for a look, if it was not held already."""
+        machine = self._machine
+        runs = machine.phase is Phase.RUNNING
+        if runs and not machine.pause(_PATIENCE_S) and machine.phase is Phase.RUNNING:
+            machine.resume()
+            raise ControlError(self._why_not_held())
+        try:
+            yield
+        finally:
+            if runs:
+                machine.resume()
+
+    def _why_not_held(self) -> str:
+        phase = self._machine.phase
+        if phase is Phase.RUNNING:
+            return f"the guest does not come out within {_PATIENCE_S:g} s: a device is at work"
+        return "the run has ended" if self._machine.last_result else f"the machine is {phase.value}"
+
+    def _check_vcpu(self, vcpu: int) -> None:
+        if not isinstance(vcpu, int) or not 0 <= vcpu < len(self._machine.vcpus):
+            raise ControlError(f"no vCPU {vcpu}: there are {len(self._machine.vcpus)}")
+
+    def _exits(self) -> int:
+        rings = [vcpu.ring for vcpu in self._machine.vcpus]
+        return sum(vcpu.exits if ring is None else ring.exits
+                   for vcpu, ring in zip(self._machine.vcpus, rings, strict=True))  # fmt: skip
+
+
+def _state(device: Any) -> dict[str, Any]:
+    """A device's state as plain data; one that cannot be saved says why."""
+    from dataclasses import fields
+
+    save = getattr(device, "save", None)
+    if save is None:
+        return {"cannot_save": getattr(device, "cannot_save", "it has no state to show")}
+    state = save()
+    return {part.name: _plain(getattr(state, part.name)) for part in fields(state)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).hex()
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    return value if isinstance(value, int | float | str | bool | None) else str(value)
