@@ -7,6 +7,11 @@ import platform
 from collections import Counter
 
 import pytest
+from hypothesis import settings
+
+# Counts decide, never times.
+settings.register_profile("glassvm", deadline=None)
+settings.load_profile("glassvm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

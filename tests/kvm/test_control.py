@@ -309,9 +309,11 @@ def test_a_machine_that_was_killed_is_not_listed(tmp_path: Path) -> None:
     guest = subprocess.Popen(
         [sys.executable, "-m", "vmm", "run", "payload:spin"], stdin=subprocess.DEVNULL
     )
-    until(names)
-    assert names() == [f"spin-{guest.pid}"]
-    guest.kill()
-    guest.wait()
+    try:
+        until(names)
+        assert names() == [f"spin-{guest.pid}"]
+    finally:
+        guest.kill()
+        guest.wait()
     assert vmm_command("ps").stdout.splitlines()[1:] == []
     assert list((tmp_path / "glassvm").iterdir()) == []
