@@ -22,6 +22,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="auto: run the KVM tests where /dev/kvm is usable; require: fail where it is not; "
         "skip: leave them out",
     )
+    parser.addoption(
+        "--replay",
+        action="store_true",
+        help="record every machine of the KVM tests, and replay it when it is closed",
+    )
 
 
 def _why_no_kvm() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -32,6 +33,40 @@ def _a_vm_all_the_time() -> Iterator[None]:
     with System() as system, system.create_vm() as vm:
         vm.create_vcpu(0)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _replays(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """With --replay: whatever a test does, its machines' devices do the same when replayed."""
+    if not request.config.getoption("--replay"):
+        yield
+        return
+    made, closed = vmm.Machine.__init__, vmm.Machine.close
+    open_: dict[vmm.Machine, Path] = {}
+    found: list[str] = []
+    numbers = itertools.count()
+
+    def make(self: vmm.Machine, *args: Any, **options: Any) -> None:
+        if options.get("trace", True) is not True or "journal" in options:
+            made(self, *args, **options)
+            return
+        path = tmp_path / f"machine{next(numbers)}.vtrace"
+        made(self, *args, **options | {"trace": str(path), "journal": True})
+        open_[self] = path
+
+    def close(self: vmm.Machine) -> None:
+        closed(self)
+        path = open_.pop(self, None)
+        if path is not None:
+            found.append(str(vmm.replay(path)))
+            path.unlink()
+
+    monkeypatch.setattr(vmm.Machine, "__init__", make)
+    monkeypatch.setattr(vmm.Machine, "close", close)
+    yield
+    assert [text for text in found if not text.endswith("identical")] == []
 
 
 @pytest.fixture
