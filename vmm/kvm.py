@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
-import platform
+import os
 from functools import cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import kvm_bindings
 from vmm.errors import KvmUnavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["BACKENDS", "backend", "open_kvm", "why_not"]
 
@@ -23,9 +26,10 @@ def open_kvm(path: str = "/dev/kvm") -> kvm_bindings.System:
     Raises:
         KvmUnavailable: it cannot be used; the message names the fix.
     """
-    if platform.machine() != "x86_64":
+    machine = os.uname().machine
+    if machine != "x86_64":
         raise KvmUnavailable(
-            f"this is {platform.machine()}, and guests are x86-64: KVM cannot run them here; "
+            f"this is {machine}, and guests are x86-64: KVM cannot run them here; "
             "everything that needs no KVM works, and the lab (make lab) emulates an x86-64 host"
         )
     try:
@@ -54,6 +58,8 @@ def why_not(path: str, error: OSError) -> str:
 
 
 @cache
-def backend(root: Path = Path("/")) -> str:
+def backend(root: str | Path = "/") -> str:
     """The loaded KVM backend: "kvm_amd", "kvm_intel", "kvm_pvm", or "" for none of them."""
-    return next((name for name in BACKENDS if (root / "sys/module" / name).is_dir()), "")
+    return next(
+        (name for name in BACKENDS if os.path.isdir(os.path.join(root, "sys/module", name))), ""
+    )

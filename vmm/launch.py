@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devices.records import Record
 from vmm.board import add_pc
 from vmm.errors import BootError, ConfigError
 from vmm.host.console import Console
-from vmm.host.drives import open_drives
 from vmm.host.routing import InputRoute
 from vmm.layout import MemoryLayout, parse_size
 from vmm.loader import load
@@ -20,12 +19,14 @@ from vmm.loader.plan import BootOptions, BootPlan
 from vmm.machine import Machine
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vmm.symbols import Symbols
 
 __all__ = ["PAYLOAD_PREFIX", "boot"]
 
 PAYLOAD_PREFIX = "payload:"
-_DEFAULT_MEMORY = "64M"
+_DEFAULT_MEMORY = 64 << 20
 _FLOPPY_SIZES = frozenset(k << 10 for k in (160, 180, 320, 360, 720, 1200, 1440, 2880))
 
 
@@ -35,7 +36,7 @@ class _Image(Record):
     name: str
     data: bytes | memoryview
     format: str
-    path: Path | None = None
+    path: str | None = None
     """The file that is also the boot drive."""
     load_addr: int | None = None
     cpl: int = 0
@@ -139,6 +140,7 @@ def boot(
             machine, machine.console, input=input, bios=plan.bios, testdev=testdev or found.testdev
         )
         if plan.bios:
+            from vmm.host.drives import open_drives
             from vmm.python_bios import add_bios
 
             drives = open_drives(found.path, options.boot_drive, disks)
@@ -189,9 +191,9 @@ def _open_image(image: str, format: str, cpus: int | None) -> _Image:
         raise BootError("the name of the image is empty; give a file, or payload:NAME")
     if not image.startswith(PAYLOAD_PREFIX):
         data = read_file(image)
-        name = Path(image).name
+        name = os.path.basename(image)
         chosen = detect(data, name) if format == "auto" else format
-        return _Image(name, data, chosen, Path(image))
+        return _Image(name, data, chosen, image)
     from firmware.payloads import PAYLOADS
 
     name = image.removeprefix(PAYLOAD_PREFIX)

@@ -18,7 +18,7 @@ HOLE_START = 0xC000_0000
 """RAM below 4 GiB ends here at the latest (3 GiB), as on QEMU's pc machine."""
 FOUR_GIB = 1 << 32
 
-_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_SIZE = r"(\d+)\s*([kmgt]?)(?:i?b)?"
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -32,7 +32,7 @@ def parse_size(text: str | int, *, what: str = "size", default_unit: str = "") -
     """
     if isinstance(text, int):
         return text
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE)
     if match is None:
         raise ConfigError(f"{what} {text!r}: not a size; write a whole number and K, M, G or T")
     number, unit = match.groups()

@@ -19,10 +19,13 @@ to the debug console at port 0xE9, and the debug-exit port is 0xF4.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["PAYLOADS", "SMP_CPUS_OFFSET", "End", "Format", "Payload", "payload"]
 
@@ -32,7 +35,7 @@ End = Literal["halt", "shutdown", "debug_exit", "internal_error", "timeout"]
 SMP_CPUS_OFFSET = 4
 """Byte offset in the image of `smp` of the 32-bit count of processors that it waits for."""
 
-_HERE = Path(__file__).parent
+_HERE = os.path.dirname(__file__)
 _LOAD_ADDRS: Mapping[Format, int] = {
     "bootsector": 0x7C00,
     "flat16": 0x7C00,
@@ -80,17 +83,22 @@ class Payload(NamedTuple):
     @property
     def source_path(self) -> Path:
         """The file with its assembly source."""
-        return _HERE / f"{self.name}.S"
+        from pathlib import Path
+
+        return Path(_HERE, f"{self.name}.S")
 
     @property
     def image_path(self) -> Path:
         """The file with the assembled image."""
-        return _HERE / f"{self.name}.bin"
+        from pathlib import Path
+
+        return Path(_HERE, f"{self.name}.bin")
 
     def image(self, cpus: int | None = None) -> bytes:
         """Return the assembled image, to be loaded at `load_addr`; `cpus` is how many processors
         the machine has, where it is not the usual number."""
-        image = self.image_path.read_bytes()
+        with open(os.path.join(_HERE, f"{self.name}.bin"), "rb") as file:
+            image = file.read()
         if cpus is None or self.name != "smp":
             return image
         behind = SMP_CPUS_OFFSET + 4

@@ -44,11 +44,13 @@ def report_result(machine: Machine, result: RunResult, ended_by: int, *, debug: 
 
 def show_screen(machine: Machine) -> None:
     """Show the text screen where the guest drew on it itself: the console has none of that."""
-    from vmm.bios.screen import screen_text
-
     if machine.bios is not None:
         rows = machine.bios.screen if machine.bios.drawn_directly else []
     elif machine.memory.contains(0xB8000, 0x8000):
+        if not machine.memory.read(0xB8000, 0x8000).strip(b"\0"):
+            return  # nobody wrote there
+        from vmm.bios.screen import screen_text
+
         rows = screen_text(machine.memory)
     else:
         return

@@ -24,7 +24,9 @@ def parse_disk(text: str) -> tuple[str, DiskAccess]:
     return text, "writable"
 
 
-def open_drives(boot: Path | None, number: int, others: Sequence[str]) -> dict[int, DiskImage]:
+def open_drives(
+    boot: str | Path | None, number: int, others: Sequence[str]
+) -> dict[int, DiskImage]:
     """Open the boot image as drive `number`, and the others as the hard disks after it.
 
     The boot image is written to where its file allows it; where it does not, what the guest

@@ -7,7 +7,6 @@ second time.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from firmware.gdt import (
@@ -77,7 +76,7 @@ def start_registers(start: Start, memory: GuestMemory, regs: Any, initial: Any) 
     Raises:
         BootError: the mode cannot start there.
     """
-    sregs = copy.copy(initial)
+    sregs = initial.copy()
     for name, _ in type(regs)._fields_:
         setattr(regs, name, 0)
     regs.rflags = _RFLAGS_FIXED

@@ -23,6 +23,8 @@ __all__ = ["detect"]
 _ELF_MAGIC = b"\x7fELF"
 _SETUP_MAGIC = b"HdrS"
 _SETUP_MAGIC_OFFSET = 0x202
+_MULTIBOOT_MAGICS = (bytes.fromhex("02b0ad1b"), bytes.fromhex("d65052e8"))
+_SEARCHED = 32768
 
 
 def detect(image: bytes | memoryview, name: str = "image") -> str:
@@ -53,6 +55,10 @@ def detect(image: bytes | memoryview, name: str = "image") -> str:
 
 
 def _multiboot(image: memoryview) -> str | None:
+    # The loaders are dear to import: first see whether the magic number is there at all.
+    start = bytes(image[:_SEARCHED])
+    if not any(magic in start for magic in _MULTIBOOT_MAGICS):
+        return None
     from vmm.loader import multiboot, multiboot2_header
 
     if multiboot2_header.find_header(image) is not None:

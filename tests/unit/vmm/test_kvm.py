@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import platform
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,6 +53,6 @@ def test_a_file_that_is_not_kvm(tmp_path):
 
 
 def test_another_processor_says_so(monkeypatch):
-    monkeypatch.setattr("vmm.kvm.platform.machine", lambda: "aarch64")
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine="aarch64"))
     with pytest.raises(KvmUnavailable, match="this is aarch64"):
         open_kvm()

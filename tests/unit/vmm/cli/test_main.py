@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_what_a_user_gets_wrong_needs_no_kvm_to_be_told(arguments, message, caps
 
 
 def test_on_another_processor_run_says_so_in_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(machine="aarch64"))
     assert main(["run", "payload:hello16"]) == 4
     err = capsys.readouterr().err
     assert err.startswith("vmm: this is aarch64, and guests are x86-64")
