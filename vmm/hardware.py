@@ -153,8 +153,8 @@ class Hardware:
                 vcpu.call_before(self._coalesced.drain)
         self.vm.register_coalesced_mmio(start, size, pio=pio)
 
-    def stats(self) -> dict[str, dict[str, int | tuple[int, ...]]]:
-        """The kernel's counters of the VM and of each vCPU; empty where it has none."""
+    def stats(self) -> dict[str, Stats]:
+        """The kernel's counters: "vm", "vcpu0" and so on; empty where it has none."""
         if self._stats is None:
             self._stats = {}
             if self.kvm.check_extension(c.KVM_CAP_BINARY_STATS_FD):
@@ -163,7 +163,7 @@ class Hardware:
                 self._stats["vm"] = Stats(self.vm.stats_fd())
                 for vcpu in self.vcpus:
                     self._stats[f"vcpu{vcpu.index}"] = Stats(vcpu.kvm.stats_fd())
-        return {name: stats.read() for name, stats in self._stats.items()}
+        return self._stats
 
     def last_seen(self, index: int) -> CpuState | None:
         """A vCPU's registers before its last exit, where the last ones are lost at a death."""

@@ -38,6 +38,7 @@ from vmm.trace.trace import Trace
 from vmm.vcpu import Vcpu
 
 if TYPE_CHECKING:
+    from kvm_bindings.stats import Counter
     from vmm.bios.dispatch import Bios
     from vmm.cpustate import CpuState
     from vmm.symbols import Symbols
@@ -404,8 +405,12 @@ class Machine:
 
     def kvm_stats(self) -> dict[str, dict[str, int | tuple[int, ...]]]:
         """The kernel's counters: "vm", "vcpu0" and so on, each by name; empty where this kernel
-        has none. See `kvm_bindings.stats` for their kinds."""
-        return self._open().stats()
+        has none."""
+        return {name: stats.read() for name, stats in self._open().stats().items()}
+
+    def kvm_counters(self) -> dict[str, tuple[Counter, ...]]:
+        """What these counters are: their kinds and units."""
+        return {name: stats.counters for name, stats in self._open().stats().items()}
 
     def stop(self) -> None:
         """End the run in progress, from any thread; it returns with the reason "stopped"."""

@@ -17,6 +17,8 @@ __all__ = [
     "RESUME_DESCRIPTION",
     "RUN_DESCRIPTION",
     "RUN_EPILOG",
+    "STAT_DESCRIPTION",
+    "STAT_EPILOG",
     "STOP_DESCRIPTION",
     "WHICH_MACHINE",
 ]
@@ -29,6 +31,7 @@ examples:
   vmm run boot.img                 boot a boot sector or a disk image
   vmm run kernel.elf --memory 64M --append "verbose"
   vmm ps                           list the machines that run
+  vmm stat -n 1                    what a machine's guest exits for, each second
   vmm doctor                       see what this host can do, and what to mend
 
 'vmm COMMAND --help' explains each command.
@@ -118,6 +121,33 @@ PS_EPILOG = """\
 examples:
   vmm ps
   vmm ps --json | jq '.[].name'
+"""
+
+STAT_DESCRIPTION = """\
+Count what a guest exits for: by reason, by device and by address, with the times in the guest and
+in the handler, KVM's own counters, and the processor's exits that user space does not see.
+
+NAME is a machine that runs ('vmm ps' lists them), FILE a recording. A machine is not disturbed:
+what it notes anyhow is read from this process. Without -n these are the last exits that it
+remembers and KVM's counters since it was made; with -n what came in each interval.
+"""
+
+STAT_EPILOG = """\
+columns:
+  share        of all exits
+  busy         of one processor's time, spent handling these exits
+  guest p50    how long the guest ran before such an exit: half of the times are shorter
+  handler p99  how long the handling took: one in a hundred takes longer
+
+hardware exits:
+  Reading the kernel's tracepoints takes root or CAP_PERFMON, and tracefs:
+  sudo mount -t tracefs nodev /sys/kernel/tracing
+
+examples:
+  vmm stat                                      the only machine that runs
+  vmm stat boot-1234 -n 1 --count 10
+  vmm stat -n 5 --json | jq -c '{time, rate}'   for a log
+  vmm stat run.vtrace                           of 'vmm run IMAGE --record run.vtrace'
 """
 
 PAUSE_DESCRIPTION = "Hold a machine between two instructions, until 'vmm resume'."

@@ -13,7 +13,7 @@ from vmm.errors import ConfigError
 
 __all__ = ["COMMANDS", "build_parser", "parse"]
 
-COMMANDS = ("run", "ps", "pause", "resume", "stop", "replay", "doctor", "payloads")
+COMMANDS = ("run", "ps", "stat", "pause", "resume", "stop", "replay", "doctor", "payloads")
 
 FORMATS = (
     *("auto", "bootsector", "flat16", "flat32", "flat64", "elf32", "elf64"),
@@ -198,6 +198,20 @@ def _add_machines(commands: argparse._SubParsersAction[_Parser]) -> None:
         *(texts.PS_DESCRIPTION, texts.PS_EPILOG),
     )
     ps.add_argument("--json", action="store_true", help="print JSON")
+    stat = _add(
+        *(commands, "stat", "[NAME|FILE]", "the figures of a machine or a recording"),
+        *(texts.STAT_DESCRIPTION, texts.STAT_EPILOG),
+    )
+    stat.add_argument("name", metavar="NAME|FILE", nargs="?", help=texts.WHICH_MACHINE)
+    stat.add_argument("--json", action="store_true", help="print JSON; with -n, a line each")
+    stat.add_argument(
+        "-n",
+        dest="every",
+        metavar="SECONDS",
+        type=seconds("-n"),
+        help="again and again, each time for what came meanwhile",
+    )
+    stat.add_argument("--count", metavar="N", type=count("--count"), help="end after so many")
     for name, summary, description in (
         ("pause", "hold a machine between two instructions", texts.PAUSE_DESCRIPTION),
         ("resume", "let a machine that is held go on", texts.RESUME_DESCRIPTION),

@@ -90,6 +90,10 @@ class Client:
             raise ControlError(f"{self.name} passed no descriptor")
         return self._fds.pop()
 
+    def fileno(self) -> int:
+        """The connection's descriptor, for `select`: readable when the machine goes away."""
+        return self._socket.fileno()
+
     def close(self) -> None:
         """Hang up. May be called twice."""
         self._socket.close()

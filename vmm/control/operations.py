@@ -71,6 +71,7 @@ class Operations:
             "phase": machine.phase.value,
             "held_by": machine.held_by,
             "vcpus": len(machine.vcpus),
+            "threads": [vcpu.thread_id for vcpu in machine.vcpus if vcpu.thread_id is not None],
             "memory": machine.memory.size,
             "irqchip": machine.irqchip,
             "uptime_s": time.monotonic() - machine.made_s,
@@ -99,6 +100,15 @@ class Operations:
     def op_stats(self) -> dict[str, Any]:
         """The kernel's counters of the VM and of each vCPU."""
         return self._machine.kvm_stats()
+
+    def op_counters(self) -> dict[str, Any]:
+        """What these counters are: the kind and the unit of each."""
+        return {
+            owner: {
+                counter.name: {"kind": counter.kind, "unit": counter.unit} for counter in counters
+            }
+            for owner, counters in self._machine.kvm_counters().items()
+        }
 
     def op_explanation(self) -> dict[str, Any]:
         """How the last run ended; empty while none has."""
