@@ -1,8 +1,8 @@
 """Tracepoints of the kernel, as one thread meets them, through perf events.
 
 A `Tracepoint` is what tracefs says of one; a `TraceRing` has the kernel copy what each passing of
-it holds into a ring in memory, which is read without a system call. Counting costs the thread
-some hundred nanoseconds each time, and nothing once the ring is closed.
+it holds into a ring in memory, which whoever watches reads. All that the thread pays is that copy,
+and nothing once the ring is closed.
 
 Reading a tracepoint's data needs CAP_PERFMON (or root, or perf_event_paranoid at -1), and tracefs
 mounted and readable.
@@ -15,6 +15,7 @@ import errno
 import mmap
 import os
 import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +42,9 @@ _TYPE_TRACEPOINT = 2
 _SAMPLE_RAW = 1 << 10
 _FLAG_WATERMARK = 1 << 14
 _FD_CLOEXEC = 1 << 3
-_RECORD_LOST, _RECORD_SAMPLE = 2, 9
+_RECORD_SAMPLE = 9
+_RECORD = struct.Struct("<I2xH")
+"""perf_event_header without `misc`: type, size."""
 
 # perf_event_mmap_page, in 64-bit words.
 _DATA_HEAD, _DATA_TAIL = 128, 129
@@ -174,39 +177,34 @@ class TraceRing(TraceCount):
             raise PerfError(_why_not_mapped(error)) from None
         self._watch(memory, mmap.PAGESIZE, size)
 
-    @classmethod
-    def over(cls, memory: mmap.mmap, data_at: int, size: int) -> "TraceRing":
-        """A ring in memory that is there already, whose data begins at `data_at`."""
-        ring = cls.__new__(cls)
-        Closable.__init__(ring, -1)
-        ring._watch(memory, data_at, size)
-        return ring
-
     def _watch(self, memory: mmap.mmap, data_at: int, size: int) -> None:
         self._memory = memory
         self._data_at = data_at
         self._size = size
         self._words = memoryview(memory)[:data_at].cast("Q")
+        self._taken = 0
         self.lost = 0
-        """How many times the ring was full: those are not among what was read."""
+        """How many times the ring was full, up to the last `drain`: those were not read."""
 
     def drain(self, take: Callable[[bytes, int], object]) -> None:
         """Call `take(data, start)` for each passing since the last call: the tracepoint's fields
         lie in `data` from `start` on."""
+        # Read before the ring's head: what had passed by then is in the ring, or was lost. The
+        # kernel's own records of losses come only when there is room again.
+        passed = self.passed
         head, tail = self._words[_DATA_HEAD], self._words[_DATA_TAIL]
         data = self._copy(tail, head)
         self._words[_DATA_TAIL] = head  # the kernel may write there again
-        at = 0
-        while at + 8 <= len(data):
-            kind = int.from_bytes(data[at : at + 4], "little")
-            size = int.from_bytes(data[at + 6 : at + 8], "little")
-            if size < 8:
+        at, end = 0, len(data) - _RECORD.size
+        while at <= end:
+            kind, size = _RECORD.unpack_from(data, at)
+            if size < _RECORD.size:
                 break  # no kernel writes that
             if kind == _RECORD_SAMPLE:
+                self._taken += 1
                 take(data, at + 12)  # behind the header and the size of the raw data
-            elif kind == _RECORD_LOST:
-                self.lost += int.from_bytes(data[at + 16 : at + 24], "little")
             at += size
+        self.lost = max(passed - self._taken, 0)
 
     def close(self) -> None:
         """Watch no more. Calling it again does nothing."""

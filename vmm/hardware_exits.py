@@ -8,16 +8,16 @@ tracepoints can count them, from this process or from another one.
 from __future__ import annotations
 
 import select
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from kvm_bindings.hardware_exits import hardware_exit_name
 from kvm_bindings.perf import (
     TRACEFS,
-    Field,
     PerfError,
     TraceCount,
     Tracepoint,
@@ -49,7 +49,7 @@ class HardwareExits:
 
     def __init__(self, threads: Iterable[int], roots: tuple[Path, ...] = TRACEFS) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[tuple[int, int]] = Counter()
+        self._counts: Counter[tuple[Any, ...]] = Counter()
         self._rings: list[TraceRing] = []
         self._entries: list[TraceCount] = []
         self._alive = select.poll()
@@ -59,7 +59,7 @@ class HardwareExits:
         """Descriptors for `select`: readable when it is time to `poll`, so that nothing is lost."""
         try:
             left, entered = (find_tracepoint("kvm", name, roots) for name in _TRACEPOINTS)
-            self._reason, self._isa = _fields(left)
+            self._layout = _layout(left)
             for thread in threads:
                 self._rings.append(TraceRing(left, thread))
                 self._entries.append(TraceCount(entered, thread))
@@ -108,13 +108,14 @@ class HardwareExits:
         """How many exits there were, by reason, up to the last `poll`."""
         with self._lock:
             named: Counter[str] = Counter()
-            for (isa, reason), count in self._counts.items():
-                named[hardware_exit_name(isa, reason)] += count
+            for (reason, isa), count in self._counts.items():
+                named[hardware_exit_name(isa, reason & _LOW)] += count
             return named
 
     @property
     def lost(self) -> int:
-        """How many exits came while a ring was full: they were not counted by reason."""
+        """How many exits came while a ring was full, up to the last `poll`: they were not counted
+        by reason."""
         return sum(ring.lost for ring in self._rings)
 
     @property
@@ -151,19 +152,22 @@ class HardwareExits:
             self._unwatch(fd)
 
     def _take(self, data: bytes, start: int) -> None:
-        isa, reason = self._isa, self._reason
-        at, end = start + reason.offset, start + reason.offset + min(reason.size, 4)
-        value = int.from_bytes(data[at:end], "little")
-        at = start + isa.offset
-        self._counts[int.from_bytes(data[at : at + isa.size], "little"), value] += 1
+        self._counts[self._layout.unpack_from(data, start)] += 1
 
+
+_LOW = 0xFFFF_FFFF
+"""SVM's codes are of 64 bits where a kernel tells them whole."""
 
 _TRACEPOINTS = ("kvm_exit", "kvm_entry")
 
 
-def _fields(tracepoint: Tracepoint) -> tuple[Field, Field]:
-    found = [tracepoint.fields.get(name) for name in ("exit_reason", "isa")]
-    reason, isa = found
-    if reason is None or isa is None:
+def _layout(tracepoint: Tracepoint) -> struct.Struct:
+    """What unpacks exit_reason and isa of a tracepoint's data, in this order."""
+    reason, isa = (tracepoint.fields.get(name) for name in ("exit_reason", "isa"))
+    codes = {4: "I", 8: "Q"}
+    if reason is None or isa is None or reason.size not in codes or isa.size not in codes:
         raise PerfError("this kernel's kvm:kvm_exit has other fields")
-    return reason, isa
+    between = isa.offset - reason.offset - reason.size
+    if between < 0:
+        raise PerfError("this kernel's kvm:kvm_exit has its fields in another order")
+    return struct.Struct(f"={reason.offset}x{codes[reason.size]}{between}x{codes[isa.size]}")

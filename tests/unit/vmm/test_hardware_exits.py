@@ -38,19 +38,33 @@ def roots(tmp_path: Path) -> tuple[Path, ...]:
     return (tmp_path,)
 
 
+class Ring(TraceRing):
+    """A ring over memory that a test fills; its descriptor is one end of a pipe."""
+
+    def __init__(self, memory: mmap.mmap, fd: int) -> None:
+        self.fd = fd
+        self.count = 0
+        self._watch(memory, DATA_AT, SIZE)
+
+    @property
+    def passed(self) -> int:
+        return self.count
+
+
 class Kernel:
     """In place of perf_event_open: rings that a test fills, counts that it sets."""
 
     def __init__(self) -> None:
         self.memory: dict[int, mmap.mmap] = {}
+        self.rings: dict[int, Ring] = {}
         self.pipes: dict[int, int] = {}
 
     def ring(self, tracepoint: Tracepoint, thread: int) -> TraceRing:
         assert tracepoint.id == 103
         self.memory[thread] = mmap.mmap(-1, DATA_AT + SIZE)
-        ring = TraceRing.over(self.memory[thread], DATA_AT, SIZE)
-        ring.fd, self.pipes[thread] = os.pipe()
-        return ring
+        fd, self.pipes[thread] = os.pipe()
+        self.rings[thread] = Ring(self.memory[thread], fd)
+        return self.rings[thread]
 
     def count(self, tracepoint: Tracepoint, thread: int) -> Any:
         assert tracepoint.id == 115
@@ -58,10 +72,11 @@ class Kernel:
 
     def exit(self, thread: int, reason: int, isa: int = SVM) -> None:
         raw = struct.pack("<8xI12xI8x", reason, isa)
+        self.rings[thread].count += 1
         self._put(thread, struct.pack("<IHHI", 9, 0, 12 + len(raw), len(raw)) + raw)
 
     def lose(self, thread: int, count: int) -> None:
-        self._put(thread, struct.pack("<IHHQQ", 2, 0, 24, 0, count))
+        self.rings[thread].count += count
 
     def end(self, thread: int) -> None:
         """The thread ends: its descriptor says so for ever."""
@@ -113,7 +128,10 @@ def test_what_a_full_ring_lost(kernel: Kernel, roots: tuple[Path, ...]) -> None:
         kernel.lose(10, 40)
         kernel.lose(11, 2)
         hardware.poll()
-        assert (hardware.lost, hardware.counts) == (42, {})
+        assert (hardware.lost, hardware.total, hardware.counts) == (42, 42, {})
+        kernel.exit(10, 0x78)
+        hardware.poll()
+        assert (hardware.lost, hardware.total, hardware.counts) == (42, 43, {"HLT": 1})
 
 
 def test_a_thread_that_ended_is_not_waited_for(kernel: Kernel, roots: tuple[Path, ...]) -> None:
@@ -145,8 +163,29 @@ def test_the_reason_is_one_phrase(tmp_path: Path) -> None:
     assert isinstance(error.value, VmmError)
 
 
-def test_a_kernel_whose_tracepoint_is_another(roots: tuple[Path, ...]) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("isa", "set", "has other fields"),
+        ("size:4;", "size:2;", "has other fields"),
+        ("offset:24;", "offset:4;", "in another order"),
+    ],
+)
+def test_a_kernel_whose_tracepoint_is_another(
+    roots: tuple[Path, ...], old: str, new: str, words: str
+) -> None:
     path = roots[0] / "events/kvm/kvm_exit/format"
-    path.write_text(EXIT.replace("isa", "set"))
-    with pytest.raises(NoHardwareExits, match="has other fields"):
+    path.write_text(EXIT.replace(old, new))
+    with pytest.raises(NoHardwareExits, match=words):
         HardwareExits([1], roots)
+
+
+def test_a_kernel_that_tells_64_bits(kernel: Kernel, roots: tuple[Path, ...]) -> None:
+    path = roots[0] / "events/kvm/kvm_exit/format"
+    path.write_text(
+        EXIT.replace("exit_reason;\toffset:8;\tsize:4", "exit_reason;\toffset:8;\tsize:8")
+    )
+    with HardwareExits([10], roots) as hardware:
+        kernel.exit(10, 0x78)
+        hardware.poll()
+        assert hardware.counts == {"HLT": 1}
