@@ -34,6 +34,7 @@ from vmm.memory import GuestMemory
 from vmm.registers import RegisterView
 from vmm.result import RunResult
 from vmm.run import RunControl
+from vmm.stepping import stepping_flags
 from vmm.trace.trace import Trace
 from vmm.vcpu import Vcpu
 
@@ -397,6 +398,30 @@ class Machine:
             if self.last_result is None and self._control.ending is not None:
                 self._result(self._control.ending, before, began)
 
+    def step(self, vcpu: int = 0) -> Exit | None:
+        """Run one instruction of one vCPU, or one iteration of a repeated one, and stop.
+
+        The other vCPUs stand still, and interrupts wait where KVM can hold them back. A vCPU that
+        HLT has put to sleep sleeps on, and is given a moment to wake up.
+
+        Returns:
+            The exit that the instruction made, after it was handled; None where it made none.
+            Where the guest ended with it, `last_result` says how; it is None otherwise.
+
+        Raises:
+            DeviceFault: a device model or a function of yours raised.
+        """
+        vcpus = self._open().vcpus
+        if not 0 <= vcpu < len(vcpus):
+            raise ConfigError(f"vCPU {vcpu}: the machine has 0 to {len(vcpus) - 1}")
+        before, began = self._exits(), time.monotonic()
+        flags = stepping_flags(self.vm.check_extension)
+        event, ending = self._control.one_instruction(vcpus[vcpu], flags, self._halts_at)
+        self.last_result = None
+        if ending is not None:
+            self._result(ending, before, began)
+        return event
+
     def count_exits(self) -> ExitCounts:
         """Count exits from now on, by reason and address."""
         counts = ExitCounts()
@@ -489,6 +514,10 @@ class Machine:
         self._standing()
         self._hardware.start(start)
         self.started = start
+
+    def _halts_at(self, gpa: int) -> bool:
+        memory = self.memory
+        return not self.irqchip and memory.contains(gpa, 1) and memory.read(gpa, 1) == b"\xf4"
 
     def _function_port(self, port: int) -> FunctionPort:
         mapping = self.pio.find(port) if 0 <= port < _PIO_LIMIT else None

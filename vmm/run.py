@@ -22,6 +22,7 @@ from vmm.endings import Ending
 from vmm.errors import ConfigError, DeviceFault, FaultChoice, LifecycleError
 from vmm.exits import Exit
 from vmm.lifecycle import Lifecycle, Phase
+from vmm.stepping import one_instruction
 from vmm.vcpu import Vcpu
 
 __all__ = ["RunControl"]
@@ -60,6 +61,7 @@ class RunControl:
         """vCPUs that may run for one exit, though the run is held."""
         self._pause = False
         self._asking: Vcpu | None = None
+        self._single = False
         self._busy = False
         self._steps: weakref.ref[Generator[Exit | Ending, None, None]] | None = None
 
@@ -185,6 +187,8 @@ class RunControl:
                 pass
         if self._ending is not None or vcpu.index in self._permits:
             return True
+        if self._single and vcpu.asleep:
+            return True  # only the others could wake it, or time
         if self._deadline_ns is not None and time.monotonic_ns() >= self._deadline_ns:
             self.end(Ending("timeout", vcpu.index))
             return True
@@ -272,6 +276,36 @@ class RunControl:
             self.end(Ending("stopped"))
             ending = self._finish()
         yield ending
+
+    def one_instruction(
+        self, vcpu: Vcpu, flags: int, halts: Callable[[int], bool]
+    ) -> tuple[Exit | None, Ending | None]:
+        """Run one instruction of one vCPU while the others stand still (`vmm.stepping`).
+
+        Raises:
+            DeviceFault: a device model raised. The machine is then FAILED.
+            KeyboardInterrupt: Ctrl-C on the main thread. The machine is then PAUSED.
+        """
+        self._begin(None)
+        self._single = True
+        before = vcpu.exits
+        event = None
+        try:
+            with self._ctrl_c(), signals.Heartbeat() as heartbeat:
+                heartbeat.start(_HEARTBEAT_NS, _HEARTBEAT_NS)
+                event, ending = one_instruction(vcpu, flags, halts)
+            if ending is not None:
+                self.end(ending)
+        except BaseException as error:
+            self.fail(error)
+        finally:
+            self._single = False
+        if self.harvest is not None:
+            self.harvest(vcpu, vcpu.exits - before)
+        ended = self._ending
+        self.end(Ending("max_exits", vcpu.index))
+        self._finish()
+        return event, ended
 
     def _steps_of_all(self, goal: int | None) -> Iterator[Exit]:
         """The exits of several vCPUs, each of which waits until its exit was looked at."""

@@ -167,6 +167,11 @@ class Vcpu:
             if thread is not None and thread != threading.get_ident():
                 signals.kick(thread)
 
+    @property
+    def asleep(self) -> bool:
+        """Whether this vCPU waits in KVM, halted or not yet started. On its own thread."""
+        return self._irqchip and self.kvm.get_mp_state() != c.KVM_MP_STATE_RUNNABLE
+
     def asleep_for_good(self) -> bool:
         """Say whether no interrupt can wake this vCPU: it halts with interrupts disabled, or was
         never started. Called on its own thread, after KVM_RUN was interrupted."""
@@ -181,6 +186,11 @@ class Vcpu:
     def running(self) -> bool:
         """Whether a thread is in `execute`."""
         return self._thread is not None
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the instruction of the last exit is not finished yet (see `settle`)."""
+        return self._unsettled
 
     @property
     def on_this_thread(self) -> bool:

@@ -1,0 +1,72 @@
+"""One instruction of one vCPU.
+
+KVM single-steps with KVM_SET_GUEST_DEBUG, which is on for the length of a step only. An access
+that the instruction makes is an exit before it is the end of the step: it is handled, and the vCPU
+settled while stepping is still on. Interrupts are held back where KVM can do that: a guest's timers
+run on while somebody thinks, and every step would end in a handler.
+
+Where KVM emulates the instruction, the end of the step takes the place of the exit for HLT. So,
+without interrupt controllers, a step that got behind a HLT is taken for that exit.
+
+Spec: KVM API, KVM_SET_GUEST_DEBUG, KVM_CAP_SET_GUEST_DEBUG2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kvm_bindings import constants as c
+from kvm_bindings.structs import kvm_guest_debug
+from vmm.endings import Ending
+from vmm.exits import Exit, pending_access
+from vmm.vcpu import Vcpu
+
+__all__ = ["one_instruction", "stepping_flags"]
+
+_EXIT_REASON = slice(8, 12)
+"""Spec: KVM API, "The kvm_run structure"."""
+
+
+def stepping_flags(check_extension: Callable[[int], int]) -> int:
+    """What to switch on for a step, as far as this KVM knows it (KVM_GUESTDBG_*)."""
+    known = check_extension(c.KVM_CAP_SET_GUEST_DEBUG2)
+    return c.KVM_GUESTDBG_ENABLE | c.KVM_GUESTDBG_SINGLESTEP | known & c.KVM_GUESTDBG_BLOCKIRQ
+
+
+def one_instruction(
+    vcpu: Vcpu, flags: int, halts: Callable[[int], bool]
+) -> tuple[Exit | None, Ending | None]:
+    """Run one instruction on the calling thread, or one iteration of a repeated one.
+
+    Args:
+        vcpu: stands still; without the interrupt controllers in KVM HLT ends a run.
+        flags: as `stepping_flags` gave them.
+        halts: says whether a HLT is at a guest-physical address that would end the run.
+
+    Returns:
+        The exit that it made, after it was handled (None where it made none), and what it ended
+        the run with.
+
+    Raises:
+        DeviceFault: a device raised.
+    """
+    before = vcpu.regs.rip  # settles it as well
+    vcpu.kvm.set_guest_debug(kvm_guest_debug(flags))
+    try:
+        ending = vcpu.execute(vcpu.exits + 1)
+        event = None
+        if ending is None and vcpu.unsettled:
+            reason = int.from_bytes(vcpu.kvm.page[_EXIT_REASON], "little")
+            event = pending_access(reason, vcpu.kvm.page, vcpu.index)
+            vcpu.settle()
+        elif ending is not None and ending.exit_reason == c.KVM_EXIT_DEBUG:
+            ending = None
+            if vcpu.regs.rip == before + 1:
+                found = vcpu.kvm.translate(vcpu.sregs.cs.base + before)
+                if found.valid and halts(found.physical_address):
+                    ending = Ending("halt", vcpu.index, exit_reason=c.KVM_EXIT_HLT)
+        if ending is not None and ending.exit_reason >= 0:
+            event = Exit(ending.exit_reason, vcpu.index)
+        return event, ending
+    finally:
+        vcpu.kvm.set_guest_debug(kvm_guest_debug())
