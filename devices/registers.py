@@ -253,6 +253,14 @@ class RegisterDevice:
         if name is not None:
             self.name = name
         self.values: dict[str, int] = self.registers.resets()
+        self.connect()
+
+    def connect(self) -> None:
+        """Find the table's registers and the methods for them again: the class has changed.
+
+        Registers that are new have their values after reset.
+        """
+        self.values = {**self.registers.resets(), **self.values}
         self._readers: dict[str, Callable[[], int]] = {}
         self._writers: dict[str, Callable[[int], None]] = {}
         # The accesses that need no thought: one unconditional register, its own width.

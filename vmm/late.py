@@ -48,6 +48,10 @@ class LateDevice:
                     self._made = self._make()
         return self._made
 
+    def replace(self, device: Device) -> None:
+        """Let another device take its place; what a bus has remembered is the caller's matter."""
+        self._made = device
+
 
 class Devices(Mapping[str, "Device"]):
     """The devices of a machine by name. To look at one makes it, to look at names makes none."""
@@ -58,6 +62,10 @@ class Devices(Mapping[str, "Device"]):
     def add(self, device: Device | LateDevice) -> None:
         """Take a device in; it replaces one of the same name."""
         self._places[device.name] = device
+
+    def places(self) -> list[Device | LateDevice]:
+        """The devices, those that are late as their places."""
+        return list(self._places.values())
 
     def __getitem__(self, name: str) -> Device:
         place = self._places[name]

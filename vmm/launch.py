@@ -63,6 +63,7 @@ def boot(
     strict: bool = False,
     huge_pages: bool = False,
     testdev: bool = False,
+    devices: Sequence[str] = (),
     symbols: str | Path | None = None,
     input: InputRoute = "auto",
     record: str | None = None,
@@ -87,6 +88,7 @@ def boot(
         strict: an access that no device claims ends the run.
         huge_pages: back RAM with 2 MiB pages.
         testdev: add QEMU's pc-testdev.
+        devices: devices of your own, each as "FILE.py:CLASS@pio:0x10" (`vmm.userdev`).
         symbols: a file with names for the guest's addresses, ELF or as nm prints them; None: the
             image itself, if it is an ELF file.
         input: where `machine.console.send` goes.
@@ -151,6 +153,11 @@ def boot(
                 com1=machine.devices["com1"],
                 terminal=terminal,
             )
+        if devices:
+            from vmm.userdev import add_user_device
+
+            for text in devices:
+                add_user_device(machine, text)
         machine.boot(plan)
     except BaseException:
         machine.close()

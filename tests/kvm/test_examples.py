@@ -26,6 +26,12 @@ SHOWS = {
         "the guest halted after 7 exits\n",
     ],
     "my_device": ["the guest halted after 5 exits\n", "= 24464 (mod 65536), status OVERFLOW\n"],
+    "mend_device": [
+        "device divider failed at port 0x10: ZeroDivisionError",
+        "the guest halted after 5 exits\n",
+        "asked for 100 / 7\nasked for 100 / 0\nasked for 100 / 0\n",
+        "100 / 7 = 14, 100 / 0 = 10\n",
+    ],
     "serial_console": [
         "guest: echo, q quits\n",
         "guest: HELLO OVER COM1\n",

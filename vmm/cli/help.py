@@ -54,6 +54,15 @@ formats:
   multiboot    a Multiboot 1 kernel, with --append and --module; multiboot2 likewise
   firmware     a ROM below 4 GiB, from the reset vector
 
+devices of your own:
+  --device FILE.py:CLASS@pio:0x10-0x17,irq=5     at ports; irq and name= may be left out
+  --device FILE.py:CLASS@mmio:0xd0000000+0x1000  at guest-physical addresses
+  Without an end it answers at as many addresses as its table of registers has, or at one. A
+  class has name, read(offset, size), write(offset, size, value), reset(); its constructor is
+  given what it has parameters for: irq, memory, clock, out, name. Where it raises, the machine
+  stops and you are asked: the access can be made again, also after a change of the file, or be
+  skipped. Without a terminal (and without --shell) the run ends with status 8.
+
 console:
   A terminal is put into raw mode, so that the guest gets every key, and restored at the end.
   Should vmm be killed by SIGKILL, 'reset' mends the terminal. Where standard input or output is a
@@ -61,6 +70,7 @@ console:
 
 keys:
   Ctrl-A x        end the run
+  Ctrl-A p        pause, with a Python prompt on the machine
   Ctrl-A h        help
   Ctrl-A Ctrl-A   send Ctrl-A to the guest
   Ctrl-C          is the guest's if it reads its console, and ends the run if it does not
@@ -84,6 +94,8 @@ examples:
   vmm run kernel --module "initrd.img quiet"   with a Multiboot module and its arguments
   vmm run /usr/share/seabios/bios.bin          firmware
   vmm run test.bin --format flat64 --timeout 5 --stats
+  vmm run code.bin --format flat16 --device my_dev.py:MyDevice@pio:0x10
+  vmm run kernel.elf --shell                   step by step, from a Python prompt
   vmm run kernel.elf --record run.vtrace       with all that devices got, for 'vmm replay'
   vmm run kernel --symbols System.map --timeout 10 --explain-json why.json
   echo hello | vmm run payload:serial_echo --timeout 2 > out.txt

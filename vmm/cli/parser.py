@@ -128,6 +128,13 @@ def _add_machine_options(group: argparse._ArgumentGroup) -> None:
     )
     add("--huge-pages", action="store_true", help="back RAM with the host's 2 MiB pages")
     add("--testdev", action="store_true", help="add QEMU's pc-testdev, for kvm-unit-tests")
+    add(
+        "--device",
+        metavar="FILE:CLASS@pio:ADDR",
+        action="append",
+        default=[],
+        help="a device of your own, from a Python file (see below); may be given more than once",
+    )
     add("--strict", action="store_true", help="an access that no device claims ends the run")
 
 
@@ -183,6 +190,11 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         help="where typed input goes (default: auto, to whichever the guest reads)",
     )
     add("--record", metavar="FILE", help="keep every exit, and all that devices got, in a file")
+    add(
+        "--shell",
+        action="store_true",
+        help="a Python prompt on the machine, before its first instruction; help() says more",
+    )
     add("--stats", action="store_true", help="print a table of exits at the end")
     add("--json", metavar="FILE", help="write the result as JSON (- for standard error)")
     add(

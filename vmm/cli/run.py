@@ -20,20 +20,17 @@ from vmm.cli.outcome import (
     show_screen,
 )
 from vmm.cli.served import serve
-from vmm.endings import Ending
+from vmm.cli.session import Outlet, Session
 from vmm.errors import ConfigError, DeviceFault
-from vmm.host.terminal import Terminal
 from vmm.launch import boot
 
 if TYPE_CHECKING:
     from vmm.counts import ExitCounts
+    from vmm.host.terminal import Terminal
     from vmm.machine import Machine
     from vmm.result import RunResult
 
 __all__ = ["run"]
-
-_PATIENCE_S = 1.0
-"""How long a reader that takes nothing may delay the end of a run that timed out."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,15 +40,15 @@ def run(options: argparse.Namespace) -> int:
         VmmError: nothing was run: the options, the image or KVM do not allow it.
     """
     json_files = _json_files(options)
-    outlet = _Outlet()
+    outlet = Outlet()
     with _boot(options, outlet) as machine:
         if options.debug:
             say_plan(machine)
         serve(machine, options.image, options.name)
         counts = machine.count_exits() if options.stats else None
-        terminal = _terminal(machine)
+        session = Session(machine, outlet, options)
         try:
-            result = _run(machine, terminal, outlet, options)
+            result, told = _play(session, options)
         except DeviceFault as fault:
             report_fault(machine, fault)
             if options.debug:
@@ -59,10 +56,10 @@ def run(options: argparse.Namespace) -> int:
             return int(fault.status)
         for file, contents in json_files:
             file.write(contents(result))
-        _report(machine, result, counts, terminal, options)
+        _report(machine, result, counts, session.terminal, options, told)
     if machine.trace is not None and machine.trace.error is not None:
         say(f"{options.record}: the recording ends early: {machine.trace.error.strerror}")
-    return _status(result, terminal)
+    return _status(result, session.terminal)
 
 
 def _json_files(
@@ -76,7 +73,7 @@ def _json_files(
     return [(JsonFile(option, path), call) for option, path, call in asked if path is not None]
 
 
-def _boot(options: argparse.Namespace, outlet: _Outlet) -> Machine:
+def _boot(options: argparse.Namespace, outlet: Outlet) -> Machine:
     return boot(
         options.image,
         format=options.format,
@@ -97,52 +94,26 @@ def _boot(options: argparse.Namespace, outlet: _Outlet) -> Machine:
         symbols=options.symbols,
         input=options.input,
         record=options.record,
+        devices=options.device,
         console=outlet.write,
         terminal=os.isatty(1),
     )
 
 
-def _terminal(machine: Machine) -> Terminal:
-    return Terminal(
-        machine.events,
-        machine.console,
-        end=machine.stop,
-        hold=machine.pause,
-        go_on=machine.resume,
-    )
+def _play(session: Session, options: argparse.Namespace) -> tuple[RunResult, bool]:
+    """Run to the end, through prompts where they are wanted; also says whether the user has been
+    told of the end already."""
+    if options.shell or options.device:
+        from vmm.cli.fault_prompt import FaultPrompt
 
+        session.machine.on_device_fault = FaultPrompt(session, always=options.shell).ask
+    if not options.shell:
+        result = session.cont()
+        if not session.paused:
+            return result, False
+    from vmm.cli.shell import Shell
 
-def _run(
-    machine: Machine, terminal: Terminal, outlet: _Outlet, options: argparse.Namespace
-) -> RunResult:
-    """Run with standard input and output connected to the guest's console."""
-    screen = None
-    if os.isatty(1):
-        from vmm.host.textscreen import LiveScreen
-
-        screen = LiveScreen(machine, terminal.output.write)
-    farewell = b""
-    try:
-        with terminal:
-            outlet.connect(terminal.output.write if screen is None else screen.write)
-            if screen is not None:
-                screen.start()
-            if options.timeout is not None:
-                # A machine that is held because nobody takes its output spends no time of its own.
-                machine.events.call_later(options.timeout, lambda: machine.end(Ending("timeout")))
-            try:
-                result = machine.run(timeout=options.timeout, max_exits=options.max_exits)
-            finally:
-                farewell = b"" if screen is None else screen.stop()
-            lost = terminal.output.drain(_PATIENCE_S) if result.reason == "timeout" else 0
-    finally:
-        # Behind all output, also where the rest of it was thrown away (Ctrl-A x).
-        if farewell:
-            sys.stdout.buffer.write(farewell)
-            sys.stdout.buffer.flush()
-    if lost:
-        say(f"standard output: {lost} bytes are lost: nobody takes them")
-    return result
+    return Shell(session).interact()
 
 
 def _report(
@@ -151,11 +122,12 @@ def _report(
     counts: ExitCounts | None,
     terminal: Terminal,
     options: argparse.Namespace,
+    told: bool,
 ) -> None:
     if terminal.output_error is not None:
         if terminal.output_error.errno != errno.EPIPE:
             say(f"standard output: {terminal.output_error.strerror}; the run was ended")
-    else:
+    elif not told:
         if os.isatty(1) and machine.console.output[-1:] not in (b"", b"\n"):
             print(flush=True)  # what follows starts on a line of its own
         show_screen(machine)
@@ -164,7 +136,7 @@ def _report(
         from vmm.cli.stats import print_stats
 
         print_stats(machine, counts, result)
-    if terminal.output_error is None:
+    if terminal.output_error is None and not told:
         report_result(machine, result, terminal.signal, debug=options.debug)
 
 
@@ -178,25 +150,3 @@ def _status(result: RunResult, terminal: Terminal) -> int:
         signal.signal(terminal.signal, signal.SIG_DFL)
         os.kill(os.getpid(), terminal.signal)
     return result.status
-
-
-class _Outlet:
-    """Where the console's output goes: to the terminal once there is one.
-
-    The Python BIOS may speak while the machine is still being made.
-    """
-
-    def __init__(self) -> None:
-        self._early = bytearray()
-        self._sink: Callable[[bytes], None] | None = None
-
-    def write(self, data: bytes) -> None:
-        if self._sink is None:
-            self._early += data
-        else:
-            self._sink(data)
-
-    def connect(self, sink: Callable[[bytes], None]) -> None:
-        self._sink = sink
-        if self._early:
-            sink(bytes(self._early))

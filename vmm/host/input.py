@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 
 from vmm.host.events import HostEvents
@@ -13,13 +14,25 @@ ESCAPE = 0x01  # Ctrl-A
 _READ_SIZE = 4096
 
 
+def _nothing() -> None:
+    pass
+
+
 class EscapeKeys:
     """Sorts typed bytes into those for the guest and those for us."""
 
-    def __init__(self, *, on_exit: Callable[[], None], on_help: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        on_exit: Callable[[], None],
+        on_help: Callable[[], None],
+        on_pause: Callable[[], None] = _nothing,
+    ) -> None:
         self._commands = {
             ord("x"): on_exit,
             0x18: on_exit,  # Ctrl-X, for those who keep Ctrl pressed
+            ord("p"): on_pause,
+            0x10: on_pause,
             ord("h"): on_help,
             0x08: on_help,
             ord("?"): on_help,
@@ -69,6 +82,8 @@ class InputPump:
         self._watched = False
         self._watching = False
         self._stopped = False
+        self._held = False
+        self._reading = threading.Lock()
 
     def start(self) -> None:
         """Begin to read. A file is read from at once, so that the guest finds its input there."""
@@ -86,13 +101,25 @@ class InputPump:
         self._stopped = True
         self._unwatch()
 
-    def _readable(self) -> None:
-        if self._stopped or not self._watching:
-            return
-        if not self._ready(self._resume):
+    def hold(self) -> None:
+        """Leave what is typed to somebody else, until `release`. Not on the thread of events."""
+        with self._reading:
+            self._held = True
             self._unwatch()
-        elif not self._read():
-            self.stop()
+
+    def release(self) -> None:
+        """Read on."""
+        self._held = False
+        self._resume()
+
+    def _readable(self) -> None:
+        with self._reading:
+            if self._stopped or not self._watching:
+                return
+            if not self._ready(self._resume):
+                self._unwatch()
+            elif not self._read():
+                self.stop()
 
     def _read(self) -> bool:
         """Pass a piece of input on; return False at its end."""
@@ -116,7 +143,7 @@ class InputPump:
         self._events.call_later(0, self._go_on)
 
     def _go_on(self) -> None:
-        if self._stopped:
+        if self._stopped or self._held:
             return
         if not self._watched:
             self._read_on()

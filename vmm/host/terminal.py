@@ -1,8 +1,9 @@
 """The terminal that `vmm run` was started in.
 
 A terminal goes into raw mode, so that the guest gets every key, and comes back whatever happens
-but SIGKILL (the shell's `reset` mends that). Ctrl-A is the escape: Ctrl-A x ends the run, Ctrl-A h
-shows help. Where input or output is a pipe or a file it is passed through as it is.
+but SIGKILL (the shell's `reset` mends that). Ctrl-A is the escape: Ctrl-A x ends the run, Ctrl-A p
+pauses it, Ctrl-A h shows help. Where input or output is a pipe or a file it is passed through as it
+is.
 
 A run in the background leaves the terminal alone and reads nothing from it, as a shell's job must:
 `vmm run IMAGE &`, and also `timeout 5 vmm run IMAGE`, which runs it in a group of its own.
@@ -16,7 +17,7 @@ import os
 import signal
 import termios
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = ["HELP", "Terminal"]
 
 HELP = """
 Ctrl-A x        end the run
+Ctrl-A p        pause, with a Python prompt on the machine
 Ctrl-A h        this help
 Ctrl-A Ctrl-A   send Ctrl-A to the guest
 Ctrl-C          is the guest's if it reads its console, and ends the run if it does not
@@ -37,6 +39,10 @@ All other keys go to the guest.
 
 _CTRL_C = b"\x03"
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+def _nothing() -> None:
+    pass
 
 
 class Terminal:
@@ -48,6 +54,7 @@ class Terminal:
         end: ends the run: Ctrl-A x, Ctrl-C, a signal, output that cannot be written.
         hold: lets the machine stand still while nobody takes its output.
         go_on: lets it run again.
+        pause: brings a prompt: Ctrl-A p. On the thread of host events.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class Terminal:
         end: Callable[[], None],
         hold: Callable[[], object],
         go_on: Callable[[], None],
+        pause: Callable[[], None] = _nothing,
         stdin: int = 0,
         stdout: int = 1,
     ) -> None:
@@ -66,6 +74,7 @@ class Terminal:
         self._stdin = stdin
         self._stdout = stdout
         self._saved: list[Any] | None = None
+        self._lent = False
         self._handlers: dict[int, Any] = {}
         self.signal = 0
         """The signal that ended the run, or 0."""
@@ -73,7 +82,7 @@ class Terminal:
         """Why output could not be written, where it could not."""
         foreground = _in_foreground(stdin)
         self.interactive = os.isatty(stdin) and foreground
-        self._keys = EscapeKeys(on_exit=self._stop, on_help=self._show_help)
+        self._keys = EscapeKeys(on_exit=self._stop, on_help=self._show_help, on_pause=pause)
         self.output = OutputBuffer(
             stdout,
             events,
@@ -122,6 +131,28 @@ class Terminal:
             signal.signal(number, handler)
         self._handlers.clear()
 
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Lend the terminal, as it was before the run, to whoever asks the user something.
+
+        From the thread of a vCPU, while the guest stands still. What the guest wrote is shown
+        before.
+        """
+        if self._input is not None:
+            self._input.hold()
+        self.output.drain()
+        self._lent = True
+        if self._saved is not None:
+            termios.tcsetattr(self._stdin, termios.TCSADRAIN, self._saved)
+        try:
+            yield
+        finally:
+            self._lent = False
+            if self._saved is not None:
+                tty.setraw(self._stdin, termios.TCSADRAIN)
+            if self._input is not None:
+                self._input.release()
+
     # -- input ----------------------------------------------------------------------------
 
     def _typed(self, data: bytes) -> None:
@@ -169,7 +200,7 @@ class Terminal:
         self._continued(number, frame)  # without a shell to come back to we were not stopped
 
     def _continued(self, number: int, frame: FrameType | None) -> None:
-        if self._saved is not None and _in_foreground(self._stdin):
+        if self._saved is not None and not self._lent and _in_foreground(self._stdin):
             tty.setraw(self._stdin, termios.TCSADRAIN)
 
     def _handle(self, number: int, handler: Callable[[int, FrameType | None], None]) -> None:

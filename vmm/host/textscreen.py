@@ -77,6 +77,7 @@ class LiveScreen:
         self._over = not machine.memory.contains(_WINDOW, _WINDOW_SIZE)
         self._before = b"" if self._over else self._page(ROWS * 80 * 2)
         self._streamed = 0
+        self._holds = False
         self._held = 0
         self._rows: list[bytes] = []
         self._look: tuple[int | None, int, int, int, bool] | None = None
@@ -96,6 +97,20 @@ class LiveScreen:
             self._over = True
             return self._give_back() if self.shown else b""
 
+    def hold(self) -> bytes:
+        """Draw nothing until `release`; return what gives the terminal back meanwhile."""
+        with self._machine.lock:
+            self._holds = True
+            if not self.shown:
+                return b""
+            self.shown = False
+            self._rows, self._look = [], None
+            return _LEAVE
+
+    def release(self) -> None:
+        """Draw again."""
+        self._holds = False
+
     def write(self, data: bytes) -> None:
         """Take the console's output: to the terminal, or held back while the page is shown."""
         with self._machine.lock:
@@ -111,7 +126,7 @@ class LiveScreen:
         with self._machine.lock:
             if self._over:
                 return
-            data = self._update()
+            data = b"" if self._holds else self._update()
             if data:
                 self._write(data)
         if not self._over:

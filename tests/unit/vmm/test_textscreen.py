@@ -163,6 +163,20 @@ def test_what_a_guest_sends_to_a_port_gives_the_terminal_back(host):
     assert host.terminal.endswith(b"log\nmore\n")
 
 
+def test_it_is_away_while_it_is_held(host):
+    host.memory.text(0, 0, "shown")
+    host.tick()
+    assert LEAVE in host.screen.hold()
+    host.memory.text(1, 0, "meanwhile")
+    assert host.tick() == b""
+    assert host.screen.hold() == b""
+    host.screen.release()
+    out = host.tick()
+    assert out.startswith(ENTER)
+    assert b"shown" in out
+    assert b"meanwhile" in out
+
+
 def test_a_guest_that_uses_its_console_keeps_it(host):
     host.print(b"hello\n")
     host.memory.text(0, 0, "drawn")

@@ -27,7 +27,7 @@ def test_defaults_of_run():
     assert options.timeout is None
     assert (options.format, options.irqchip, options.input) == ("auto", "auto", "auto")
     assert options.disk == options.module == []
-    assert not any((options.strict, options.stats, options.debug, options.testdev))
+    assert not any((options.strict, options.stats, options.debug, options.testdev, options.shell))
 
 
 def test_every_option_of_run_is_read():
@@ -35,6 +35,7 @@ def test_every_option_of_run_is_read():
         [
             *("run", "--memory", "64M", "--cpus", "2", "--cpu", "-cx16,-xsave", "--irqchip", "on"),
             *("--disk", "a", "--disk", "b:ro", "--huge-pages", "--testdev", "--strict"),
+            *("--device", "a.py:A@pio:1", "--device", "b.py:B@mmio:2", "--shell"),
             *("--format", "flat32", "--append", "-v --x", "--module", "m a", "--module", "n"),
             *("--load-addr", "0x100", "--entry", "256", "--cpl", "3", "--boot-drive", "0x80"),
             *("--timeout", "1.5", "--max-exits", "7", "--input", "serial", "--stats"),
@@ -45,6 +46,7 @@ def test_every_option_of_run_is_read():
     assert vars(options) == {
         "command": "run", "image": "kernel", "memory": "64M", "cpus": 2, "cpu": "-cx16,-xsave",
         "irqchip": "on", "disk": ["a", "b:ro"], "huge_pages": True, "testdev": True,
+        "device": ["a.py:A@pio:1", "b.py:B@mmio:2"], "shell": True,
         "strict": True, "format": "flat32", "append": "-v --x", "module": ["m a", "n"],
         "load_addr": 0x100, "entry": 256, "cpl": "3", "boot_drive": 0x80, "timeout": 1.5,
         "max_exits": 7, "input": "serial", "record": "r.vtrace", "stats": True, "json": "-",

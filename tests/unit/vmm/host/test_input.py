@@ -47,6 +47,17 @@ def test_an_escape_may_come_in_two_pieces(keys):
     assert done == ["exit"]
 
 
+def test_a_key_pauses():
+    done = []
+    keys = EscapeKeys(
+        on_exit=lambda: done.append("exit"),
+        on_help=lambda: done.append("help"),
+        on_pause=lambda: done.append("pause"),
+    )
+    assert keys.feed(b"a\x01pb\x01\x10c") == b"abc"
+    assert done == ["pause", "pause"]
+
+
 @pytest.fixture
 def events():
     failures = []
@@ -145,3 +156,21 @@ def test_what_cannot_be_read_is_no_input(events, tmp_path, what):
     assert taker.got == b""
     if what == "directory":
         os.close(fd)
+
+
+def test_what_is_typed_while_held_waits_until_it_is_released(events):
+    here, there = os.pipe()
+    taker = Taker()
+    pump = InputPump(here, events, taker.take, lambda later: True)
+    pump.start()
+    os.write(there, b"one")
+    taker.wait_for(b"one")
+    pump.hold()
+    os.write(there, b"two")
+    threading.Event().wait(0.05)
+    assert taker.got == b"one"
+    pump.release()
+    taker.wait_for(b"onetwo")
+    pump.stop()
+    os.close(here)
+    os.close(there)

@@ -26,6 +26,7 @@ class Run:
         self.events = HostEvents(self.failures.append)
         self.console = Console()
         self.ended = threading.Event()
+        self.paused = threading.Event()
 
     def terminal(self, stdin: int, stdout: int) -> Terminal:
         return Terminal(
@@ -34,6 +35,7 @@ class Run:
             end=self.ended.set,
             hold=lambda: None,
             go_on=lambda: None,
+            pause=self.paused.set,
             stdin=stdin,
             stdout=stdout,
         )
@@ -99,6 +101,34 @@ def test_the_escape_ends_the_run_and_shows_help(run, tty):
         read(master, b"\r\nCtrl-A x        end the run\r\n")
         os.write(master, b"\x01x")
         assert run.ended.wait(WAIT_S)
+
+
+def test_the_escape_pauses(run, tty):
+    master, slave = tty
+    with run.terminal(slave, slave):
+        os.write(master, b"\x01p")
+        assert run.paused.wait(WAIT_S)
+    assert not run.ended.is_set()
+
+
+def test_it_can_be_lent_and_comes_back(run, tty):
+    master, slave = tty
+    before = termios.tcgetattr(slave)
+    with run.terminal(slave, slave) as terminal:
+        raw = termios.tcgetattr(slave)
+        terminal.output.write(b"first")
+        with terminal.lent():
+            assert termios.tcgetattr(slave) == before
+            read(master, b"first")
+            os.kill(os.getpid(), signal.SIGCONT)  # does not make it raw
+            os.write(master, b"mine\n")
+            assert os.read(slave, 64) == b"mine\n"
+            assert termios.tcgetattr(slave) == before
+        assert termios.tcgetattr(slave) == raw
+        os.write(master, b"k")
+        assert run.console.get(WAIT_S) == ord("k")
+        assert run.console.get(0) is None
+    assert termios.tcgetattr(slave) == before
 
 
 def test_ctrl_c_goes_to_whoever_listens(run, tty):
