@@ -6,9 +6,11 @@ The guest stands at the access meanwhile, and the other vCPUs at the gate.
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -57,7 +59,7 @@ class FaultPrompt:
         ours = self._device_of(fault)
         path, line = self._tell(fault, ours)
         while True:
-            answer = input(_QUESTION).strip().lower()
+            answer = _read_line(_QUESTION).strip().lower()
             if answer in ("r", "retry"):
                 return "retry"
             if answer in ("s", "skip"):
@@ -121,6 +123,33 @@ def ctrl_c_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _read_line(question: str) -> str:
+    """Read a line of standard input.
+
+    `input` loses a Ctrl-C that comes between its question and its reading; here it is seen.
+
+    Raises:
+        EOFError: there is none.
+        KeyboardInterrupt: Ctrl-C, under `ctrl_c_interrupts`.
+    """
+    if not os.isatty(0) or threading.current_thread() is not threading.main_thread():
+        return input(question)
+    print(question, end="", flush=True)
+    here, there = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(there, warn_on_full_buffer=False)
+    try:
+        while 0 not in select.select([0, here], [], [])[0]:
+            os.read(here, 64)  # a signal that was none of ours
+        line = sys.stdin.readline()
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(here)
+        os.close(there)
+    if not line:
+        raise EOFError
+    return line
 
 
 def _edit(path: str, line: int) -> bool:
