@@ -126,7 +126,10 @@ def test_strict_ends_at_a_port_that_nobody_claims(code):
     done = vmm(*code(image), "--strict")
     assert done.returncode == 6
     first = " ".join(done.stderr.decode().split("\n  try:")[0].split())
-    assert first.startswith("vmm: guest stopped at 0000:7c02 (real mode)")
+    # While an OUT waits for us, kvm_amd shows its own address; an emulated one is behind it.
+    assert first.startswith(
+        ("vmm: guest stopped at 0000:7c00 (real mode)", "vmm: guest stopped at 0000:7c02 (real")
+    )
     assert first.endswith("the guest wrote to port 0x99 (1 byte), which no device claims")
 
 
