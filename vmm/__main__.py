@@ -1,8 +1,6 @@
 """`python -m vmm` is the `vmm` command."""
 
-import sys
-
-from vmm.cli import main
+from vmm.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -9,8 +9,8 @@ Spec: KVM API, "The kvm_run structure".
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 
+from devices.records import Record
 from kvm_bindings import constants
 from kvm_bindings.exit_ring import HAS_RIP, WRITE, Fields
 
@@ -58,15 +58,14 @@ def exit_reason(name: str) -> int | None:
     return next((number for number, known in _NAMES.items() if known == wanted), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Record, aside=("time_ns", "guest_ns", "handler_ns", "irqs")):
     """One exit of one vCPU, after it was handled.
 
     `address` is a port (IO) or a guest-physical address (MMIO), `size` the width of one element
     in bytes, `count` the number of elements (string I/O; 1 otherwise), `value` what was written
     or what the guest was given, the first element being the least significant. For other reasons
     `value` and `address` are the first two 64-bit words of the exit's part of kvm_run, and `size`
-    is 0. Times are in nanoseconds.
+    is 0. Times are in nanoseconds; two exits that differ in them alone are equal.
     """
 
     reason: int
@@ -78,13 +77,13 @@ class Exit:
     value: int = 0
     rip: int | None = None
     """RIP behind the instruction, where it was asked for."""
-    time_ns: int = field(default=0, compare=False)
+    time_ns: int = 0
     """When it came, by CLOCK_MONOTONIC."""
-    guest_ns: int = field(default=0, compare=False)
+    guest_ns: int = 0
     """How long the guest, and the kernel for it, ran before."""
-    handler_ns: int = field(default=0, compare=False)
+    handler_ns: int = 0
     """How long it took us to handle it."""
-    irqs: int = field(default=0, compare=False)
+    irqs: int = 0
     """How many interrupt lines were raised since the exit before."""
 
     @property

@@ -13,7 +13,6 @@ import mmap
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from vmm.errors import ConfigError, GuestMemoryError, MappingOverlap
 from vmm.layout import PAGE_SIZE, MemoryLayout
@@ -23,16 +22,20 @@ __all__ = ["GuestMemory", "Region"]
 _HUGE_PAGE = 2 << 20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Region:
-    """`size` bytes of host memory that the guest sees from `gpa` on."""
+    """`size` bytes of host memory that the guest sees from `gpa` on, called `what` in messages."""
 
-    gpa: int
-    size: int
-    map: mmap.mmap
-    view: memoryview
-    readonly: bool
-    what: str
+    __slots__ = ("gpa", "map", "readonly", "size", "view", "what")
+
+    def __init__(
+        self, gpa: int, size: int, map: mmap.mmap, view: memoryview, readonly: bool, what: str
+    ) -> None:
+        self.gpa = gpa
+        self.size = size
+        self.map = map
+        self.view = view
+        self.readonly = readonly
+        self.what = what
 
     @property
     def end(self) -> int:

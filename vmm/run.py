@@ -14,8 +14,8 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from queue import SimpleQueue
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from kvm_bindings import signals
 from vmm.endings import Ending
@@ -25,9 +25,13 @@ from vmm.lifecycle import Lifecycle, Phase
 from vmm.stepping import one_instruction
 from vmm.vcpu import Vcpu
 
+if TYPE_CHECKING:
+    from queue import SimpleQueue
+
+    _Feed = SimpleQueue[tuple[Exit | None, threading.Semaphore | None]]
+
 __all__ = ["RunControl"]
 
-_Feed = SimpleQueue[tuple[Exit | None, threading.Semaphore | None]]
 
 _BATCH = 256
 """After so many exits they are harvested; a ring holds that many, long strings included."""
@@ -309,6 +313,8 @@ class RunControl:
 
     def _steps_of_all(self, goal: int | None) -> Iterator[Exit]:
         """The exits of several vCPUs, each of which waits until its exit was looked at."""
+        from queue import SimpleQueue
+
         feed: _Feed = SimpleQueue()
         workers = self._start_workers(lambda vcpu: self._feed(vcpu, goal, feed))
         running = len(workers)

@@ -350,6 +350,7 @@ def test_no_heavy_module_is_imported_before_the_guest_runs():
     loaded = set(done.stderr.decode().split())
     assert "vmm.machine" in loaded
     heavy = {
+        *("dataclasses", "inspect", "queue"),
         *("rich", "capstone", "elftools", "textual", "numpy", "typing_extensions", "pygments"),
         *("asyncio", "email", "json", "logging", "subprocess", "shutil", "tempfile", "socket"),
         *("importlib.metadata", "unittest", "multiprocessing", "traceback", "pdb"),

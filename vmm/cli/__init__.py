@@ -1,5 +1,5 @@
 """The `vmm` command."""
 
-from vmm.cli.main import main
+from vmm.cli.main import command, main
 
-__all__ = ["main"]
+__all__ = ["command", "main"]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from vmm.cli.messages import discard, open_standard_files, say
 from vmm.errors import ExitStatus, VmmError
 
-__all__ = ["main"]
+__all__ = ["command", "main"]
 
 _HOMES = dict.fromkeys(("ps", "pause", "resume", "stop"), "machines")
 """The modules of commands that are not called as they are."""
@@ -34,6 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _failed(error, *_explain(error), arguments)
     return status
+
+
+def command() -> NoReturn:
+    """The program `vmm`: run the command and leave at once.
+
+    Everything is flushed and closed by then. What an interpreter does at its end, to take apart
+    module by module what the process gives back anyway, costs a fifth of a short run.
+    """
+    status = main()
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _run(arguments: Sequence[str]) -> int:

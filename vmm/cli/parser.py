@@ -60,8 +60,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         ConfigError: it is wrong; the message says what would be right.
     """
     arguments = _join_values(arguments)
-    parser = build_parser()
     first = next((a for a in arguments if not a.startswith("-")), None)
+    parser = build_parser(first)
     if first is not None and first not in COMMANDS:
         raise ConfigError(_no_command(first))
     options, rest = parser.parse_known_args(arguments)
@@ -72,8 +72,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of the whole command."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser of the whole command; where that is `run`, of this alone: a guest that says
+    hello and ends is there as long as the options of the others take."""
     parser = _parser("vmm", "vmm COMMAND [options]", texts.DESCRIPTION, texts.EPILOG)
     parser.add_argument(
         "--version",
@@ -87,6 +88,12 @@ def build_parser() -> argparse.ArgumentParser:
         dest="command", metavar="COMMAND", prog="vmm", parser_class=_Parser
     )
     _add_run(commands)
+    if command != "run":
+        _add_others(commands)
+    return parser
+
+
+def _add_others(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_machines(commands)
     _add_replay(commands)
     _add_doctor(commands)
@@ -95,7 +102,6 @@ def build_parser() -> argparse.ArgumentParser:
         *(texts.PAYLOADS_DESCRIPTION, texts.PAYLOADS_EPILOG),
     )
     payloads.add_argument("--json", action="store_true", help="print JSON")
-    return parser
 
 
 def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
