@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vmm.exits import Exit
     from vmm.hardware_exits import HardwareExits, NoHardwareExits
     from vmm.launch import boot
+    from vmm.lifecycle import Phase
     from vmm.machine import Machine
     from vmm.playback import Difference, ReplayResult, replay
     from vmm.result import RunResult
@@ -50,6 +51,7 @@ __all__ = [
     "Machine",
     "MappingOverlap",
     "NoHardwareExits",
+    "Phase",
     "ReplayResult",
     "RunResult",
     "VmmError",
@@ -64,6 +66,7 @@ _HOMES = {
     "HardwareExits": "vmm.hardware_exits",
     "Machine": "vmm.machine",
     "NoHardwareExits": "vmm.hardware_exits",
+    "Phase": "vmm.lifecycle",
     "ReplayResult": "vmm.playback",
     "RunResult": "vmm.result",
     "boot": "vmm.launch",

@@ -182,6 +182,19 @@ class Bus:
         mapping = self._mappings[index]
         return mapping if address < mapping.end else None
 
+    def pieces(self, address: int, size: int) -> Iterator[tuple[Mapping, int, int]]:
+        """Who answers an access, in the pieces that it is taken apart into: the mapping, the
+        piece's first byte in the access, its size. What nobody claims is left out."""
+        mapping = self.find(address)
+        if not self._crosses(mapping, address, size):
+            if mapping is not None:
+                yield mapping, 0, size
+            return
+        for lane in range(size):
+            mapping = self.find(address + lane)
+            if mapping is not None:
+                yield mapping, lane, 1
+
     def read(self, address: int, size: int) -> int:
         """Read `size` bytes (1, 2, 4 or 8) at `address`, as the guest does."""
         found = self.readers.get(address << 4 | size)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from devices.protocols import open_bus
 from devices.registers import Register, RegisterTable
 
-__all__ = ["decode_access", "register_at"]
+__all__ = ["decode_access", "register_at", "registers_in"]
 
 _NAMED = 3
 """More registers than these at one offset are told by what selects among them."""
@@ -66,6 +66,34 @@ def decode_access(
         parts.append(_say(found, offset + position, taken, part))
         position += taken
     return ", ".join(parts) or None
+
+
+def registers_in(
+    table: RegisterTable,
+    offset: int,
+    size: int,
+    write: bool,
+    value: int,
+    values: Mapping[str, int],
+) -> list[tuple[Register, int]]:
+    """The registers that an access covers, lowest offset first, each with the bits of `value`
+    that are its own, in their places. `values` are those of the registers before it: a byte that
+    selects among registers counts for the bytes behind it."""
+    values = dict(values)
+    exact = table.at(offset, write=write, values=values, size=size)
+    if exact is not None and exact.exact:
+        return [(exact, value & open_bus(size))]
+    found: dict[str, tuple[Register, int]] = {}
+    for lane in range(size):
+        register = table.at(offset + lane, write=write, values=values)
+        if register is not None:
+            byte = value >> 8 * lane & 0xFF
+            _, part = found.get(register.name, (register, 0))
+            part |= byte << 8 * (offset + lane - register.offset)
+            found[register.name] = (register, part)
+            if write:
+                values[register.name] = part
+    return list(found.values())
 
 
 def register_at(device: object, offset: int, size: int, write: bool) -> Register | None:

@@ -76,7 +76,8 @@ class Exit(Record, aside=("time_ns", "guest_ns", "handler_ns", "irqs")):
     write: bool = False
     value: int = 0
     rip: int | None = None
-    """RIP behind the instruction, where it was asked for."""
+    """RIP as KVM gave it with the exit, where it was asked for: for port I/O and MMIO at the
+    instruction or, where KVM emulated it, behind it."""
     time_ns: int = 0
     """When it came, by CLOCK_MONOTONIC."""
     guest_ns: int = 0

@@ -165,6 +165,17 @@ class Hardware:
                     self._stats[f"vcpu{vcpu.index}"] = Stats(vcpu.kvm.stats_fd())
         return self._stats
 
+    def deliver_rip(self, wanted: bool) -> None:
+        """Have RIP in the records of exits, or no more.
+
+        Raises:
+            ConfigError: this KVM cannot deliver registers.
+        """
+        if wanted and not self.kvm.check_extension(c.KVM_CAP_SYNC_REGS) & c.KVM_SYNC_X86_REGS:
+            raise ConfigError("RIP: this KVM delivers no registers with exits (KVM_CAP_SYNC_REGS)")
+        for vcpu in self.vcpus:
+            vcpu.deliver_rip(wanted)
+
     def last_seen(self, index: int) -> CpuState | None:
         """A vCPU's registers before its last exit, where the last ones are lost at a death."""
         kept = self._last_seen.get(index)
@@ -212,6 +223,7 @@ class Hardware:
             self.vcpus.append(vcpu)
             if self._trace is not None:
                 self._trace.watch(vcpu)
+                self._trace.deliver_rip = self.deliver_rip
             if loses_registers:
                 from vmm.last_seen import LastSeen
 

@@ -30,7 +30,7 @@ class LastSeen:
     def __init__(self, vcpu: kvm_bindings.Vcpu) -> None:
         self._delivered = vcpu.page[_START : _START + _SIZE]
         self._now = self._before = b""
-        vcpu.run_struct.kvm_valid_regs = c.KVM_SYNC_X86_REGS | c.KVM_SYNC_X86_SREGS
+        vcpu.run_struct.kvm_valid_regs |= c.KVM_SYNC_X86_REGS | c.KVM_SYNC_X86_SREGS
 
     def start(self, regs: Any, sregs: Any) -> None:
         """Begin anew with the registers that the guest starts with."""

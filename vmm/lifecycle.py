@@ -6,6 +6,7 @@ allowed; a change that is not in the table is a fault in the caller.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 from vmm.errors import LifecycleError
@@ -38,6 +39,8 @@ class Lifecycle:
 
     def __init__(self) -> None:
         self.phase = Phase.CREATED
+        self.note: Callable[[Phase], None] | None = None
+        """Told of each phase that is entered, with whatever locks the caller holds."""
 
     def to(self, phase: Phase) -> None:
         """Go to `phase`.
@@ -48,3 +51,5 @@ class Lifecycle:
         if phase not in _ALLOWED[self.phase]:
             raise LifecycleError(f"a {self.phase.value} machine cannot become {phase.value}")
         self.phase = phase
+        if self.note is not None:
+            self.note(phase)

@@ -72,6 +72,7 @@ class Machine:
         debug_exit: the port that ends the run when written to; None for no such port.
         trace: True: the last exits are kept (a flight recorder); a path: all of them are, in a
             file; False: none.
+        rip: have RIP in every exit's record.
         journal: keep in that file what devices are given and what they do as well, so that it
             can be replayed (`vmm.replay`).
         kvm: the device node.
@@ -92,6 +93,7 @@ class Machine:
         huge_pages: bool = False,
         debug_exit: int | None = 0xF4,
         trace: str | bool = True,
+        rip: bool = False,
         journal: bool = False,
         kvm: str = "/dev/kvm",
     ) -> None:
@@ -108,6 +110,8 @@ class Machine:
                 f"{cpus} vCPUs need irqchip=True (--irqchip on): the others are started by INIT "
                 "and SIPI, which the local APIC delivers"
             )
+        if rip and not trace:
+            raise ConfigError("rip=True: RIP is noted in the trace; do without trace=False")
         if journal and not isinstance(trace, str):
             raise ConfigError("a journal is kept in a trace file; give trace=FILE as well")
         self.irqchip = irqchip
@@ -134,6 +138,7 @@ class Machine:
         """What the vCPUs did last, or all that they did; None where nothing is noted."""
         if trace:
             self.trace = Trace(cpus, None if trace is True else trace)
+            self.trace.around = self
         self.journal: Journal | None = None
         """What devices are given and what they do, where that is kept."""
         if journal and self.trace is not None:
@@ -141,6 +146,8 @@ class Machine:
 
             self.journal = Journal(self.trace.add_journal, self._where)
         self._control = RunControl()
+        if self.trace is not None:
+            self._control.lifecycle.note = self.trace.note_phase
         self._closed = False
         self.made_s = time.monotonic()
         """When the machine was made, by CLOCK_MONOTONIC."""
@@ -164,6 +171,8 @@ class Machine:
             raise
         self._control.vcpus = self._hardware.vcpus
         try:
+            if rip and self.trace is not None:
+                self.trace.rip = True
             if debug_exit is not None:
                 device = self.make(DebugExit, on_exit=self._debug_exit)
                 self.add_device(device, pio=range(debug_exit, debug_exit + 4), default=True)
@@ -299,6 +308,8 @@ class Machine:
         if coalesced:
             self._open().coalesce(mapping.start, mapping.end - mapping.start, pio=pio is not None)
         self.devices.add(device)
+        if self.trace is not None:
+            self.trace.devices_changed()
         return mapping
 
     def on_out(self, port: int, *, coalesced: bool = False) -> Callable[[OutFunction], OutFunction]:
@@ -374,7 +385,10 @@ class Machine:
         """
         self._check_bounds(timeout, max_exits)
         before, began = self._exits(), time.monotonic()
-        ending = self._control.run(timeout, max_exits)
+        try:
+            ending = self._control.run(timeout, max_exits)
+        finally:
+            self._catch_up()
         return self._result(ending, before, began)
 
     def exits(self, timeout: float | None = 60.0, max_exits: int | None = None) -> Iterator[Exit]:
@@ -395,6 +409,7 @@ class Machine:
                     yield event
         finally:
             steps.close()
+            self._catch_up()
             if self.last_result is None and self._control.ending is not None:
                 self._result(self._control.ending, before, began)
 
@@ -452,7 +467,9 @@ class Machine:
     def pause(self, timeout_s: float | None = None) -> bool:
         """Hold a run in progress between two instructions, from another thread; say whether it
         stands still, which takes longer than `timeout_s` where a device is at work."""
-        return self._control.pause(timeout_s)
+        stands = self._control.pause(timeout_s)
+        self._catch_up()
+        return stands
 
     def pause_soon(self, why: str = "") -> None:
         """Hold a run in progress as soon as may be, without waiting: also out of a hook."""
@@ -491,10 +508,11 @@ class Machine:
             close()
         self._hardware.close()
         self._flush_journal()
-        if self.trace is not None:
-            self.trace.close()
         if self.phase is not Phase.STOPPED:
             self._control.lifecycle.to(Phase.STOPPED)
+        self._catch_up()
+        if self.trace is not None:
+            self.trace.close()
 
     # -- inside ---------------------------------------------------------------------------
 
@@ -552,6 +570,10 @@ class Machine:
             late = device
             return LateDevice(device.name, lambda: journal.noted(late.device), self.lock)
         return journal.noted(device)
+
+    def _catch_up(self) -> None:
+        if self.trace is not None:
+            self.trace.catch_up()
 
     def _flush_journal(self) -> None:
         if self.journal is not None:

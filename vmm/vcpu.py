@@ -24,6 +24,7 @@ import kvm_bindings
 from kvm_bindings import constants as c
 from kvm_bindings import signals
 from kvm_bindings.exit_ring import ExitRing
+from kvm_bindings.structs import kvm_regs, kvm_run
 from vmm.bus import Bus, UnclaimedAccess
 from vmm.endings import Ending, ending_of, run_failed
 from vmm.errors import DeviceFault, FaultChoice
@@ -41,6 +42,9 @@ _DATA_OFFSET = _IO_WORD + 1
 _WORDS_END = 8 * (_DATA_OFFSET + 1)
 _MMIO = struct.Struct("<Q8sIB")  # phys_addr, data, len, is_write
 _ELEMENT = {1: struct.Struct("<B"), 2: struct.Struct("<H"), 4: struct.Struct("<I")}
+
+_RIP = kvm_run.s.offset + vars(kvm_regs)["rip"].offset
+"""Where KVM puts RIP, of the registers that it delivers with an exit."""
 
 _ONES = tuple((1 << 8 * size) - 1 for size in range(9))
 
@@ -122,10 +126,20 @@ class Vcpu:
         self._after += (function,)
         self._hook()
 
-    def call_after_no_more(self, function: Callable[[], None]) -> None:
-        """Take back `call_after`."""
+    def call_no_more(self, function: Callable[[], None]) -> None:
+        """Take back `call_before` or `call_after`."""
+        self._before = tuple(other for other in self._before if other != function)
         self._after = tuple(other for other in self._after if other != function)
         self._hook()
+
+    def deliver_rip(self, wanted: bool) -> None:
+        """Have RIP in the records of exits, or no more. Where KVM can deliver registers.
+
+        Spec: KVM API, KVM_CAP_SYNC_REGS.
+        """
+        if wanted:  # and it stays: others may want these registers, and they cost next to nothing
+            self.kvm.run_struct.kvm_valid_regs |= c.KVM_SYNC_X86_REGS
+        self.runner.deliver_rip(_RIP if wanted else None)
 
     def when_full(self, limit: int, function: Callable[[Vcpu], None]) -> None:
         """Have `function` called when the ring's head has come to record `limit`, before the

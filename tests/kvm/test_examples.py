@@ -38,6 +38,10 @@ SHOWS = {
         "the guest wrote 0x0 to the debug-exit port",
     ],
     "hardware_exits": ["hardware exits"],
+    "tracer": [
+        "sent b'echo, q quits\\nHI\\r', read LSR ",
+        " interrupts; accesses to ",
+    ],
     "replay_device": [
         " accesses and ",
         ": identical\n",

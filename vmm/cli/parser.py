@@ -201,6 +201,15 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="a Python prompt on the machine, before its first instruction; help() says more",
     )
+    add("--rip", action="store_true", help="have RIP in the record of every exit")
+    add(
+        "--tracer",
+        metavar="FILE.py:CLASS[,NAME=VALUE]",
+        action="append",
+        default=[],
+        help="have the hooks of a Python class called as the guest runs; may be given more than "
+        "once",
+    )
     add("--stats", action="store_true", help="print a table of exits at the end")
     add("--json", metavar="FILE", help="write the result as JSON (- for standard error)")
     add(

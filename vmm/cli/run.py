@@ -44,6 +44,10 @@ def run(options: argparse.Namespace) -> int:
     with _boot(options, outlet) as machine:
         if options.debug:
             say_plan(machine)
+        if options.tracer or options.rip:
+            from vmm.cli.watching import watch
+
+            watch(machine, options)
         serve(machine, options.image, options.name)
         counts = machine.count_exits() if options.stats else None
         session = Session(machine, outlet, options)

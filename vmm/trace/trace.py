@@ -6,15 +6,22 @@ file before they are overwritten, note the machine's events, and say what machin
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kvm_bindings.exit_ring import RECORD_SIZE, WRITE, ExitRing
+from vmm.errors import ConfigError
 from vmm.trace.layout import CAPACITY, END, EVENTS, JOURNAL, META, RECORDS
 from vmm.trace.memory import TraceMemory
 
 if TYPE_CHECKING:
+    from vmm.lifecycle import Phase
+    from vmm.trace.sight import Surroundings
+    from vmm.trace.tracers import TracerWatcher
+    from vmm.trace.watch import Watch
     from vmm.vcpu import Vcpu
 
 __all__ = ["Trace"]
@@ -41,6 +48,16 @@ class Trace:
         self.path = path
         self.error: OSError | None = None
         """Why the file has not got everything; the guest runs on without."""
+        self.deliver_rip: Callable[[bool], None] = _no_registers
+        """Has RIP delivered with every exit, or no more."""
+        self._rip = False
+        self.around: Surroundings | None = None
+        """The machine, whose buses and devices say what an access is."""
+        self.report: Callable[[str], None] = _to_standard_error
+        """Told, in a line, that a tracer was detached because it raised."""
+        self._vcpus: list[Vcpu] = []
+        self._watch: Watch | None = None
+        self._tracers: list[TracerWatcher] = []
         self._half = capacity // 2
         self._events = threading.Lock()
         self._described = b""
@@ -49,10 +66,78 @@ class Trace:
         """A vCPU's ring."""
         return self.memory.of_vcpu(vcpu)
 
+    @property
+    def rip(self) -> bool:
+        """Whether records have RIP: where the vCPU was at the exit, as KVM gives it then. For port
+        I/O and MMIO that is the instruction or, where KVM emulated it, what comes behind it.
+
+        Raises:
+            ConfigError: this KVM cannot deliver registers.
+        """
+        return self._rip
+
+    @rip.setter
+    def rip(self, wanted: bool) -> None:
+        if wanted != self._rip:
+            self.deliver_rip(wanted)
+            self._rip = wanted
+
     def watch(self, vcpu: Vcpu) -> None:
         """Keep a vCPU's records: have them copied to the file before they are overwritten."""
+        self._vcpus.append(vcpu)
         if self.path is not None:
             vcpu.when_full(self._half, self._vcpu_full)
+
+    def attach(self, tracer: object) -> object:
+        """Have a tracer's hooks called from now on (`vmm.trace.tracers`). Also during a run.
+
+        Args:
+            tracer: an object, or a class, of which one is made.
+
+        Returns:
+            The object.
+
+        Raises:
+            ConfigError: it has no hooks, or hooks of devices or registers that are not there.
+        """
+        from vmm.trace.tracers import TracerWatcher
+
+        made: object = tracer() if isinstance(tracer, type) else tracer
+        watch = self.watching()
+        watcher = TracerWatcher(made, watch.around, self._tracer_failed)
+        self._tracers.append(watcher)
+        watch.add(watcher)
+        return made
+
+    def detach(self, tracer: object) -> None:
+        """Call no hook of a tracer any more. One that is not attached is none."""
+        for watcher in [each for each in self._tracers if each.tracer is tracer]:
+            self._drop(watcher)
+
+    @property
+    def tracers(self) -> tuple[object, ...]:
+        """The tracers that are attached."""
+        return tuple(watcher.tracer for watcher in self._tracers)
+
+    def watching(self) -> Watch:
+        """What feeds tracers and conditions; it is made when it is first wanted."""
+        if self._watch is None:
+            if self.around is None:
+                raise ConfigError("this trace is of no machine that could be watched")
+            from vmm.trace.watch import Watch
+
+            self._watch = Watch(self, self._vcpus, self.around)
+        return self._watch
+
+    def catch_up(self) -> None:
+        """Tell tracers of events that no exit came behind. Without the machine's locks."""
+        if self._watch is not None:
+            self._watch.catch_up()
+
+    def devices_changed(self) -> None:
+        """A device was added: what watchers know of accesses is found out anew."""
+        if self._watch is not None:
+            self._watch.forget()
 
     def event(
         self, kind: int, *, address: int = 0, value: int = 0, count: int = 0, reason: int = 0,
@@ -75,6 +160,13 @@ class Trace:
         self.event(IRQ, address=gsi, value=int(level))
         if level:
             self.memory.rings[EVENTS + 1].note_irq()
+
+    def note_phase(self, phase: Phase) -> None:
+        """Note that the machine went to a phase of its life."""
+        from vmm.lifecycle import Phase
+        from vmm.trace.layout import STATE
+
+        self.event(STATE, value=tuple(Phase).index(phase))
 
     def describe(self, meta: dict[str, Any]) -> None:
         """Say in the file what machine this is; may be called again when more is known."""
@@ -121,6 +213,16 @@ class Trace:
                 self.memory.finish()
         self.memory.close()
 
+    def _tracer_failed(self, watcher: TracerWatcher, complaint: str) -> None:
+        self._drop(watcher)
+        self.report(complaint)
+
+    def _drop(self, watcher: TracerWatcher) -> None:
+        watcher.stop()
+        if watcher in self._tracers:
+            self._tracers.remove(watcher)
+            self.watching().remove(watcher)
+
     def _vcpu_full(self, vcpu: Vcpu) -> None:
         self._flush(EVENTS + 1 + vcpu.index)
         ring = self.ring(vcpu.index)
@@ -143,6 +245,14 @@ class Trace:
             self.error = error.with_traceback(None)  # whose frames hold parts of the rings
             return False
         return True
+
+
+def _to_standard_error(text: str) -> None:
+    print(f"vmm: {text}", file=sys.stderr, flush=True)
+
+
+def _no_registers(wanted: bool) -> None:
+    raise ConfigError("this trace has no vCPUs whose RIP could be delivered")
 
 
 def _capacity(vcpus: int) -> int:

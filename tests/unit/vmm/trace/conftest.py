@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from devices.uart16550 import Uart16550
 from kvm_bindings.exit_ring import ExitRing
+from vmm.bus import Bus
 from vmm.trace.trace import Trace
+from vmm.vcpu import Vcpu
 
 CAPACITY = 256
 IO, HLT, MMIO = 2, 5, 6
@@ -74,3 +79,38 @@ def new_writer() -> type[Writer]:
 @pytest.fixture
 def writer(path: Path) -> Writer:
     return Writer(path)
+
+
+class Watched:
+    """A scripted vCPU with a trace, a UART at 0x3f8 and a device at 0x10 that can be watched."""
+
+    def __init__(self, kvm: Any, control: Any, path: Path | None = None) -> None:
+        self.lock = threading.RLock()
+        self.pio, self.mmio = Bus("port", 0x10000), Bus("MMIO", 1 << 52)
+        self.uart = Uart16550()
+        self.pio.map(range(0x3F8, 0x400), self.uart)
+        self.devices = {"com1": self.uart}
+        self.trace = Trace(1, None if path is None else str(path), CAPACITY)
+        self.trace.around = self
+        self.reports: list[str] = []
+        self.trace.report = self.reports.append
+        self.vcpu = Vcpu(
+            kvm,
+            pio=self.pio,
+            mmio=self.mmio,
+            lock=self.lock,
+            control=control,
+            irqchip=False,
+            ring=self.trace.ring(0),
+        )
+        self.trace.watch(self.vcpu)
+
+
+@pytest.fixture
+def watched(scripted: Any, rig: Any) -> Callable[..., Watched]:
+    """`watched(scripted.out(0x3f8, 1), ...)`: a machine that can be watched, on a script."""
+
+    def make(*script: Any, path: Path | None = None) -> Watched:
+        return Watched(scripted(*script), rig().control, path)
+
+    return make
