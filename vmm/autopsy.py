@@ -131,16 +131,9 @@ class Autopsy:
     def _look_at_interrupts(self, vcpu: Vcpu) -> None:
         from vmm.interrupts import Interrupts
 
-        vm = self.machine.vm
         self.halted = vcpu.kvm.get_mp_state() == c.KVM_MP_STATE_HALTED
-        self.interrupts = Interrupts.from_kvm(
-            vm.get_irqchip(c.KVM_IRQCHIP_PIC_MASTER).chip.pic,
-            vm.get_irqchip(c.KVM_IRQCHIP_PIC_SLAVE).chip.pic,
-            vm.get_irqchip(c.KVM_IRQCHIP_IOAPIC).chip.ioapic,
-            vcpu.kvm.get_lapic(),
-            vm.get_pit2(),
-            0 if self.cpu is None else self.cpu.apic_base,
-        )
+        base = 0 if self.cpu is None else self.cpu.apic_base
+        self.interrupts = Interrupts.read(self.machine.vm, vcpu.kvm, base)
 
     def _say(self, event: Exit) -> SeenExit:
         """An exit in the words of the device that it went to."""

@@ -10,7 +10,12 @@ Registers"; 8259A data sheet, "Operation Control Words".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from kvm_bindings import constants as c
+
+if TYPE_CHECKING:
+    import kvm_bindings
 
 __all__ = ["Interrupts", "irq_name"]
 
@@ -63,6 +68,24 @@ class Interrupts:
     """The local APIC's processor priority: vectors below (priority | 0xF) + 1 wait."""
     pit_runs: bool = False
     """Channel 0 of the PIT has been programmed."""
+
+    @classmethod
+    def read(cls, vm: kvm_bindings.VM, vcpu: kvm_bindings.Vcpu, apic_base: int) -> Interrupts:
+        """Ask KVM, while the vCPU stands still.
+
+        Args:
+            vm: the machine's.
+            vcpu: the one that could be interrupted.
+            apic_base: its APIC base MSR.
+        """
+        return cls.from_kvm(
+            vm.get_irqchip(c.KVM_IRQCHIP_PIC_MASTER).chip.pic,
+            vm.get_irqchip(c.KVM_IRQCHIP_PIC_SLAVE).chip.pic,
+            vm.get_irqchip(c.KVM_IRQCHIP_IOAPIC).chip.ioapic,
+            vcpu.get_lapic(),
+            vm.get_pit2(),
+            apic_base,
+        )
 
     @classmethod
     def from_kvm(

@@ -167,6 +167,27 @@ def test_the_screen(running: Callable[..., Running]) -> None:
     assert from_text(page["cells"])[:4] == b"G\x1f\0\0"
 
 
+def test_the_interrupt_controllers(running: Callable[..., Running]) -> None:
+    # PIC: mask 0xAA; PIT channel 0: mode 2, 0x1234; then for ever to port 0x10
+    code = bytes.fromhex("b0aae621 b034e643 b034e640 b012e640 e610ebfc")
+    m = running(code, irqchip=True)
+    until(lambda: m.written)
+    found = m.client.call("interrupts")
+    (vcpu,) = found["vcpus"]
+    assert vcpu["masked"] & 0xFF == 0xAA
+    assert vcpu["pit_runs"] is True
+    assert len(vcpu["redirections"]) == 24
+    pit = found["pit"][0]
+    assert (pit["count"], pit["mode"], pit["rw_mode"]) == (0x1234, 2, 3)
+    assert m.machine.phase is Phase.RUNNING
+
+
+def test_a_machine_without_interrupt_controllers(running: Callable[..., Running]) -> None:
+    m = running()
+    with pytest.raises(ControlError, match="no interrupt controllers"):
+        m.client.call("interrupts")
+
+
 def test_the_kernels_counters(running: Callable[..., Running]) -> None:
     m = running()
     stats = m.client.call("stats")

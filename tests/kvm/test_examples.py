@@ -37,6 +37,11 @@ SHOWS = {
         "guest: HELLO OVER COM1\n",
         "the guest wrote 0x0 to the debug-exit port",
     ],
+    "from_outside": [
+        "IO at 0x10: more than 1,000 exits\n",
+        "one exit later the guest has counted 1 further\n",
+        "stopped, status 130\n",
+    ],
     "hardware_exits": ["hardware exits"],
     "tracer": [
         "sent b'echo, q quits\\nHI\\r', read LSR ",

@@ -28,6 +28,8 @@ _MOST_BYTES = 1 << 20
 
 _TEXT_PAGE = 0xB8000
 _ROWS = 25
+_PIT_FIELDS = ("count", "mode", "rw_mode", "bcd", "gate")
+"""Of kvm_pit_channel_state; a mode of 255 is one that the guest has not set."""
 
 
 class Operations:
@@ -181,6 +183,27 @@ class Operations:
                     }
                     for vcpu in self._machine.vcpus
                 ]
+            }
+
+    def op_interrupts(self) -> dict[str, Any]:
+        """The interrupt controllers as each vCPU meets them (`vmm.interrupts`), and the PIT."""
+        machine = self._machine
+        if not machine.irqchip:
+            raise ControlError("the machine has no interrupt controllers: see --irqchip")
+        from dataclasses import asdict
+
+        from vmm.interrupts import Interrupts
+
+        with self._still():
+            return {
+                "vcpus": [
+                    asdict(Interrupts.read(machine.vm, vcpu.kvm, vcpu.sregs.apic_base))
+                    for vcpu in machine.vcpus
+                ],
+                "pit": [
+                    {name: getattr(channel, name) for name in _PIT_FIELDS}
+                    for channel in machine.vm.get_pit2().channels
+                ],
             }
 
     def op_memory(self, gpa: int, size: int) -> dict[str, Any]:
