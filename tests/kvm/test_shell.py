@@ -208,6 +208,20 @@ def test_quitting_ends_it_as_a_fault_does(start, answer):
     assert session.restored
 
 
+@pytest.mark.parametrize("answer", [b"s\n", b"\x03"])
+def test_one_of_several_processors(start, answer):
+    """The question is asked on that processor's thread."""
+    session = start("divide.bin", "--cpus", "2", "--irqchip", "on")
+    session.read_until(QUESTION)
+    session.type(answer)
+    if answer == b"\x03":
+        assert session.ends() == 8
+    else:
+        session.read_until(b"/\r\n")
+        assert session.ends() == 0
+    assert session.restored
+
+
 def test_a_file_that_does_not_import_leaves_the_old_class(start, files):
     session = start("divide.bin")
     session.read_until(QUESTION)

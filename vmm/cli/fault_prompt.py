@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["FaultPrompt", "ctrl_c_interrupts"]
 
 _QUESTION = "[r]etry, [s]kip, [e]dit and reload, re[l]oad, [p]ython prompt, [q]uit? "
+_LOOK_S = 0.2
 _HELP = "r, s, e, l, p or q: retry calls the device again, skip answers ones and drops a write"
 
 
@@ -59,7 +60,7 @@ class FaultPrompt:
         ours = self._device_of(fault)
         path, line = self._tell(fault, ours)
         while True:
-            answer = _read_line(_QUESTION).strip().lower()
+            answer = self._read_line().strip().lower()
             if answer in ("r", "retry"):
                 return "retry"
             if answer in ("s", "skip"):
@@ -77,6 +78,26 @@ class FaultPrompt:
                 Shell(self._session, fault=fault).look()
             else:
                 report(_HELP)
+
+    def _read_line(self) -> str:
+        """Ask, and read a line of standard input.
+
+        `input` would lose a Ctrl-C that comes before it reads, or that is another thread's.
+
+        Raises:
+            EOFError: there is none.
+            KeyboardInterrupt: Ctrl-C, or a signal that ends the run.
+        """
+        if not os.isatty(0):
+            return input(_QUESTION)
+        print(_QUESTION, end="", flush=True)
+        while not select.select([0], [], [], _LOOK_S)[0]:
+            if self._session.terminal.signal:
+                raise KeyboardInterrupt
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line
 
     def _tell(self, fault: DeviceFault, ours: UserDevice | None) -> tuple[str | None, int]:
         """Say what happened where; returns the file and the line that an editor should open."""
@@ -123,33 +144,6 @@ def ctrl_c_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _read_line(question: str) -> str:
-    """Read a line of standard input.
-
-    `input` loses a Ctrl-C that comes between its question and its reading; here it is seen.
-
-    Raises:
-        EOFError: there is none.
-        KeyboardInterrupt: Ctrl-C, under `ctrl_c_interrupts`.
-    """
-    if not os.isatty(0) or threading.current_thread() is not threading.main_thread():
-        return input(question)
-    print(question, end="", flush=True)
-    here, there = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    before = signal.set_wakeup_fd(there, warn_on_full_buffer=False)
-    try:
-        while 0 not in select.select([0, here], [], [])[0]:
-            os.read(here, 64)  # a signal that was none of ours
-        line = sys.stdin.readline()
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(here)
-        os.close(there)
-    if not line:
-        raise EOFError
-    return line
 
 
 def _edit(path: str, line: int) -> bool:

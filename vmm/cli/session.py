@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vmm.cli.messages import say
 from vmm.endings import Ending
 from vmm.host.terminal import Terminal
+from vmm.lifecycle import Phase
 
 if TYPE_CHECKING:
     from vmm.host.textscreen import LiveScreen
@@ -22,6 +23,8 @@ __all__ = ["Outlet", "Session"]
 
 _PATIENCE_S = 1.0
 """How long a reader that takes nothing may delay the end of a run that timed out."""
+
+_LOOK_S = 0.05
 
 
 class Outlet:
@@ -64,7 +67,7 @@ class Session:
         self.paused = False
         """The last run was left by Ctrl-A p; the guest can go on."""
         self._outlet = outlet
-        self._asked = False
+        self._asked = self._ended = False
         self._runs = 0
         self._running = False
         self._screen: LiveScreen | None = None
@@ -85,7 +88,7 @@ class Session:
         if self._runs:
             self.terminal = self._new_terminal()
         self._runs += 1
-        self._asked = False
+        self._asked = self._ended = False
         result = self._run(self.terminal, self._runs)
         self.paused = self._asked and result.reason == "stopped"
         return result
@@ -124,7 +127,7 @@ class Session:
         return Terminal(
             machine.events,
             machine.console,
-            end=machine.stop,
+            end=self._end,
             hold=machine.pause,
             go_on=machine.resume,
             pause=self._pause,
@@ -133,7 +136,20 @@ class Session:
 
     def _pause(self) -> None:
         self._asked = True
+        self._end()
+
+    def _end(self) -> None:
+        self._ended = True
         self.machine.stop()
+
+    def _look(self, run: int) -> None:
+        """An end that is asked for before the run has quite begun is lost: ask again."""
+        if not self._running or run != self._runs:
+            return
+        if self._ended:
+            self.machine.stop()
+        if self._ended or self.machine.phase is not Phase.RUNNING:
+            self.machine.events.call_later(_LOOK_S, lambda: self._look(run))
 
     def _time_out(self, run: int) -> None:
         if run == self._runs:
@@ -148,12 +164,14 @@ class Session:
             screen = LiveScreen(machine, terminal.output.write)
         farewell = b""
         self._screen = screen
+        self._running = True
         try:
             with terminal:
                 self._outlet.connect(terminal.output.write if screen is None else screen.write)
-                self._running = True
                 if screen is not None:
                     screen.start()
+                if terminal.interactive:
+                    machine.events.call_later(_LOOK_S, lambda: self._look(number))
                 if options.timeout is not None:
                     # A machine that is held because nobody takes its output spends no time of its
                     # own.
@@ -161,10 +179,11 @@ class Session:
                 try:
                     result = machine.run(timeout=options.timeout, max_exits=options.max_exits)
                 finally:
-                    farewell = b"" if screen is None else screen.stop()
                     self._running = False
+                    farewell = b"" if screen is None else screen.stop()
                 lost = terminal.output.drain(_PATIENCE_S) if result.reason == "timeout" else 0
         finally:
+            self._running = False
             # Behind all output, also where the rest of it was thrown away (Ctrl-A x).
             if farewell:
                 sys.stdout.buffer.write(farewell)
