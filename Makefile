@@ -7,10 +7,10 @@ JUNIT  ?= junit.xml
 LAB_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lab bench fuzz payloads clean
+.PHONY: help demo test lint lab bench fuzz screenshots payloads clean
 
 help: ## what can be made
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # One stamp for each set of dependencies: the demo needs no test tools.
 SOURCES := pyproject.toml setup.py $(wildcard kvm_bindings/_fastrun_build.py)
@@ -48,6 +48,9 @@ bench: $(VENV)/.base ## measure beside a C monitor and QEMU; JSON is kept in ben
 
 fuzz: $(VENV)/.fuzz ## longer fuzzing of loaders and devices with atheris (SECONDS_EACH=60)
 	$(BIN)/python tests/fuzz/run.py $(SECONDS_EACH)
+
+screenshots: $(VENV)/.base ## make the pictures of the screen in docs/screenshots (needs KVM and seabios)
+	$(BIN)/python docs/make_screenshots.py
 
 payloads: $(VENV)/.base ## assemble the built-in guests again
 	$(BIN)/python -m firmware.payloads.build

@@ -20,6 +20,9 @@ __all__ = [
     "STAT_DESCRIPTION",
     "STAT_EPILOG",
     "STOP_DESCRIPTION",
+    "TOP_DESCRIPTION",
+    "TOP_EPILOG",
+    "WHAT_TO_WATCH",
     "WHICH_MACHINE",
 ]
 
@@ -30,6 +33,7 @@ examples:
   vmm run payload:hello16          boot a built-in guest
   vmm run boot.img                 boot a boot sector or a disk image
   vmm run kernel.elf --memory 64M --append "verbose"
+  vmm run --tui boot.img           with a screen of its exits, registers and console
   vmm ps                           list the machines that run
   vmm stat -n 1                    what a machine's guest exits for, each second
   vmm doctor                       see what this host can do, and what to mend
@@ -94,6 +98,7 @@ examples:
   vmm run kernel --module "initrd.img quiet"   with a Multiboot module and its arguments
   vmm run /usr/share/seabios/bios.bin          firmware
   vmm run test.bin --format flat64 --timeout 5 --stats
+  vmm run --tui disk.img                       with the screen; 'vmm top' shows it elsewhere
   vmm run code.bin --format flat16 --device my_dev.py:MyDevice@pio:0x10
   vmm run kernel.elf --shell                   step by step, from a Python prompt
   vmm run kernel.elf --record run.vtrace       with all that devices got, for 'vmm replay'
@@ -123,6 +128,24 @@ examples:
 """
 
 WHICH_MACHINE = "as 'vmm ps' lists it; may be left out where only one runs"
+
+WHAT_TO_WATCH = "a machine as 'vmm ps' lists it (the only one, if left out), or a recording"
+
+TOP_DESCRIPTION = """\
+Watch a machine that runs: its exits by reason and by device with their times, a log of them in
+words, registers, the kernel's counters, and the guest's console, which can be typed into. It can
+be paused and stepped. With a recording it is the same screen, at any moment of it.
+
+Keys are shown in the last line, and all of them by '?'. To leave does nothing to the machine.
+"""
+
+TOP_EPILOG = """\
+examples:
+  vmm top                    the machine that runs
+  vmm top boot-1234          one of several
+  vmm top run.vtrace         a recording
+  vmm run --tui disk.img     a machine with its screen, in one terminal
+"""
 
 PS_DESCRIPTION = """\
 List the machines of this user that run, with what they are doing now. A machine can be found

@@ -13,7 +13,7 @@ from vmm.errors import ConfigError
 
 __all__ = ["COMMANDS", "build_parser", "parse"]
 
-COMMANDS = ("run", "ps", "stat", "pause", "resume", "stop", "replay", "doctor", "payloads")
+COMMANDS = ("run", "top", "ps", "stat", "pause", "resume", "stop", "replay", "doctor", "payloads")
 
 FORMATS = (
     *("auto", "bootsector", "flat16", "flat32", "flat64", "elf32", "elf64"),
@@ -94,6 +94,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def _add_others(commands: argparse._SubParsersAction[_Parser]) -> None:
+    _add_top(commands)
     _add_machines(commands)
     _add_replay(commands)
     _add_doctor(commands)
@@ -185,6 +186,7 @@ def _add_image_options(group: argparse._ArgumentGroup) -> None:
 
 def _add_run_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
+    add("--tui", action="store_true", help="show the screen: exits, devices, registers, console")
     add("--name", metavar="NAME", help="what 'vmm ps' calls it (default: the image and a number)")
     add("--timeout", metavar="SECONDS", type=seconds("--timeout"), help="end the run after this")
     add("--max-exits", metavar="N", type=count("--max-exits"), help="end it after so many exits")
@@ -217,6 +219,16 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         help="write the explanation of a death or a timeout as JSON, null if there is none",
     )
+
+
+def _add_top(commands: argparse._SubParsersAction[_Parser]) -> None:
+    top = _add(
+        *(commands, "top", "[NAME|FILE]", "watch and drive a machine, or a recording of one"),
+        *(texts.TOP_DESCRIPTION, texts.TOP_EPILOG),
+    )
+    top.add_argument("what", metavar="NAME|FILE", nargs="?", help=texts.WHAT_TO_WATCH)
+    # The screen of `vmm run --tui`, which may end the guest.
+    top.add_argument("--owner", action="store_true", help=argparse.SUPPRESS)
 
 
 def _add_machines(commands: argparse._SubParsersAction[_Parser]) -> None:

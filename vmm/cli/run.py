@@ -19,7 +19,7 @@ from vmm.cli.outcome import (
     say_plan,
     show_screen,
 )
-from vmm.cli.served import serve
+from vmm.cli.served import Served, serve
 from vmm.cli.session import Outlet, Session
 from vmm.errors import ConfigError, DeviceFault
 from vmm.launch import boot
@@ -48,11 +48,11 @@ def run(options: argparse.Namespace) -> int:
             from vmm.cli.watching import watch
 
             watch(machine, options)
-        serve(machine, options.image, options.name)
+        served = serve(machine, options.image, options.name, at_once=options.tui)
         counts = machine.count_exits() if options.stats else None
         session = Session(machine, outlet, options)
         try:
-            result, told = _play(session, options)
+            result, told = _play(session, served, options)
         except DeviceFault as fault:
             report_fault(machine, fault)
             if options.debug:
@@ -104,15 +104,23 @@ def _boot(options: argparse.Namespace, outlet: Outlet) -> Machine:
     )
 
 
-def _play(session: Session, options: argparse.Namespace) -> tuple[RunResult, bool]:
+def _play(session: Session, served: Served, options: argparse.Namespace) -> tuple[RunResult, bool]:
     """Run to the end, through prompts where they are wanted; also says whether the user has been
     told of the end already."""
     if options.shell or options.device:
         from vmm.cli.fault_prompt import FaultPrompt
 
         session.machine.on_device_fault = FaultPrompt(session, always=options.shell).ask
+    if options.tui:
+        from vmm.cli.screen import run_with_screen
+
+        watched = run_with_screen(session, served.name)
+        if not watched.left:
+            session.terminal.signal = watched.signal
+            return watched.result, False
     if not options.shell:
         result = session.cont()
+        served.linger()
         if not session.paused:
             return result, False
     from vmm.cli.shell import Shell

@@ -92,6 +92,21 @@ class Operations:
             ],
         }
 
+    def op_description(self) -> dict[str, Any]:
+        """Who answers where, with the registers of each, as a trace's META has it."""
+        from devices.registers import RegisterTable
+        from vmm.trace.tables import table_to_data
+
+        with self._machine.lock:
+            devices = self.op_info()["devices"]
+            for entry in devices:
+                bus = self._machine.pio if entry["bus"] == "port" else self._machine.mmio
+                mapping = bus.find(entry["start"])
+                table = None if mapping is None else getattr(mapping.device, "registers", None)
+                if isinstance(table, RegisterTable):
+                    entry["registers"] = table_to_data(table)
+        return {"devices": devices}
+
     def op_trace(self) -> dict[str, Any]:
         """The trace: its descriptor comes with the answer."""
         trace = self._machine.trace

@@ -34,6 +34,7 @@ def test_every_option_of_run_is_read():
     options = parse(
         [
             *("run", "--memory", "64M", "--cpus", "2", "--cpu", "-cx16,-xsave", "--irqchip", "on"),
+            "--tui",
             *("--disk", "a", "--disk", "b:ro", "--huge-pages", "--testdev", "--strict"),
             *("--device", "a.py:A@pio:1", "--device", "b.py:B@mmio:2", "--shell"),
             *("--format", "flat32", "--append", "-v --x", "--module", "m a", "--module", "n"),
@@ -44,6 +45,7 @@ def test_every_option_of_run_is_read():
         ]
     )
     assert vars(options) == {
+        "tui": True,
         "command": "run", "image": "kernel", "memory": "64M", "cpus": 2, "cpu": "-cx16,-xsave",
         "irqchip": "on", "disk": ["a", "b:ro"], "huge_pages": True, "testdev": True,
         "device": ["a.py:A@pio:1", "b.py:B@mmio:2"], "shell": True,
@@ -53,6 +55,12 @@ def test_every_option_of_run_is_read():
         "debug": True, "symbols": "map", "explain_json": "x", "name": "n", "rip": True,
         "tracer": ["a.py:A,b=1"],
     }  # fmt: skip
+
+
+def test_what_the_screen_shows_may_be_left_out():
+    assert parse(["top"]).what is None
+    assert parse(["top", "run.vtrace"]).what == "run.vtrace"
+    assert not parse(["top"]).owner
 
 
 def test_formats_are_those_that_there_are_loaders_for():
