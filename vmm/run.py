@@ -62,6 +62,8 @@ class RunControl:
         self._census: dict[int, bool] = {}
         self._parked: set[int] = set()
         self._permits: set[int] = set()
+        self._singly: dict[int, tuple[int, Callable[[int], bool]]] = {}
+        """How those of them step that may run for one instruction."""
         """vCPUs that may run for one exit, though the run is held."""
         self._pause = False
         self._asking: Vcpu | None = None
@@ -169,6 +171,25 @@ class RunControl:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_back(index))
         return vcpu.exits > before
+
+    def step_instruction(
+        self,
+        index: int,
+        flags: int,
+        halts: Callable[[int], bool],
+        timeout_s: float | None = None,
+    ) -> None:
+        """Let one vCPU of a paused run go on for one instruction (`vmm.stepping`); return when
+        it stands still again, after `timeout_s` at the latest: HLT may sleep.
+
+        Raises:
+            LifecycleError: the machine is not held in a run.
+        """
+        self._singly[index] = (flags, halts)
+        try:
+            self.step_exit(index, timeout_s)
+        finally:
+            self._singly.pop(index, None)
 
     def _is_back(self, index: int) -> bool:
         return self._ending is not None or (index in self._parked and index not in self._permits)
@@ -420,7 +441,10 @@ class RunControl:
         if self.harvest is not None:
             limit = min(before + _BATCH, limit or before + _BATCH)
         try:
-            ending = vcpu.execute(limit)
+            if permitted and vcpu.index in self._singly:
+                _, ending = one_instruction(vcpu, *self._singly[vcpu.index])
+            else:
+                ending = vcpu.execute(limit)
         except DeviceFault as fault:
             self.fail(fault)
             return False

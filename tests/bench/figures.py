@@ -21,6 +21,7 @@ from pathlib import Path
 from guests import HELLO, ONCE, PORT, UART_LOOP, WRITE_LOOP, hello_rom, unrolled_writes
 from peers import CPeer, Unavailable, qemu_command
 from sampling import Measure, Target, all_cpus, pinned
+from watched import WatchedMachine
 
 import vmm
 from kvm_bindings import constants as c
@@ -187,6 +188,11 @@ def _recorded(bench: Bench) -> tuple[Measure, Measure]:
         return _slices(bench, machine)
 
     return measure(str(bench.folder / "record.vtrace")), measure(False)
+
+
+def _screen(bench: Bench) -> tuple[Measure, Measure]:
+    machine = bench.open.enter_context(WatchedMachine(bench.vmm, bench.exits / 20_000))
+    return machine.watched, machine.alone
 
 
 def _slices(bench: Bench, machine: vmm.Machine) -> Measure:
@@ -369,6 +375,15 @@ FIGURES = (
         "exits/s",
         _recorded,
         slices=10,
+    ),
+    Figure(
+        "screen",
+        "port writes under vmm run, with vmm top on a terminal",
+        "the same run without",
+        "exits/s",
+        _screen,
+        Target(0.9, at_least=True),
+        all_cpus,
     ),
     Figure("uart", "COM1 of a PC, LSR and THR in turn", "bare on_out", "exits/s", _uart),
     Figure("cpus", "port writes on 2 processors", "1 processor", "exits/s", _cpus, where=all_cpus),

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -176,6 +177,11 @@ def test_a_paused_guest_goes_exit_by_exit(start, loop):
     while [line for line in terminal.screen.display if "IO out" in line][-1] == shown[-1]:
         assert time.monotonic() < end
         terminal.collect(0.1)
+    terminal.until("rip 0000:7c0")
+    for _ in range(3):
+        (before,) = re.findall(r"rip 0000:7c0\d", terminal.text)
+        terminal.type("i")
+        terminal.until("rip 0000:7c0", gone=before)
     terminal.type(" ")
     terminal.until("running")
 
