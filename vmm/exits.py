@@ -99,8 +99,9 @@ class Exit(Record, aside=("time_ns", "guest_ns", "handler_ns", "irqs")):
 
     @property
     def data(self) -> bytes:
-        """The bytes that went over the bus."""
-        return self.value.to_bytes(max(self.size * self.count, 1), "little")
+        """The bytes that went over the bus; none where the exit is no access to one."""
+        length = self.size * self.count
+        return self.value.to_bytes(length, "little") if length else b""
 
     def __str__(self) -> str:
         return describe(self)

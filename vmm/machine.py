@@ -139,6 +139,9 @@ class Machine:
         if trace:
             self.trace = Trace(cpus, None if trace is True else trace)
             self.trace.around = self
+            self.trace.on_stop = self._stop_at
+        self.pause_at_stops = False
+        """At a stop (`Trace.stop_at`) the run is paused; otherwise it returns."""
         self.journal: Journal | None = None
         """What devices are given and what they do, where that is kept."""
         if journal and self.trace is not None:
@@ -579,6 +582,12 @@ class Machine:
             late = device
             return LateDevice(device.name, lambda: journal.noted(late.device), self.lock)
         return journal.noted(device)
+
+    def _stop_at(self, vcpu: int, detail: str) -> None:
+        if self.pause_at_stops:
+            self._control.pause_soon(detail)
+        else:
+            self._control.end(Ending("stopped", vcpu, detail=detail))
 
     def _catch_up(self) -> None:
         if self.trace is not None:

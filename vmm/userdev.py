@@ -9,18 +9,14 @@ option names), `memory`, `clock` (monotonic nanoseconds), `out` (takes bytes for
 
 A file is read anew by `UserDevice.reload`. The device that lives on then gets the new class: what
 it is and whom it knows stay as they are, only what it does changes. One that can be saved (`save`
-and `load`) is made anew from its state instead. Files are compiled here, and not by the import
-system, whose cache takes a file of the same size and second for the same file.
+and `load`) is made anew from its state instead.
 """
 
 from __future__ import annotations
 
 import inspect
-import itertools
 import os
-import sys
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +26,7 @@ from devices.records import Record
 from devices.registers import RegisterDevice, RegisterTable
 from vmm.errors import ConfigError
 from vmm.late import LateDevice
+from vmm.usercode import load_class, refused
 
 if TYPE_CHECKING:
     from vmm.machine import Machine
@@ -39,7 +36,6 @@ __all__ = ["DeviceSpec", "UserDevice", "add_user_device", "parse_spec", "user_de
 _FORM = "FILE.py:CLASS@pio:0x10[-0x17][,irq=5]"
 _OFFERED = ("irq", "memory", "clock", "out", "name")
 _NEEDED = ("read", "write", "reset")
-_numbers = itertools.count()
 
 
 class DeviceSpec(Record):
@@ -156,7 +152,7 @@ class UserDevice(LateDevice):
             try:
                 made.load(old.save())  # type: ignore[attr-defined]
             except Exception as error:
-                raise self._refused(error, "its state does not fit") from None
+                raise refused(self.path, error, "its state does not fit") from None
             self.replace(made)
             return
         try:
@@ -171,40 +167,14 @@ class UserDevice(LateDevice):
 
     def _load(self) -> type:
         """The class, from the file as it is now."""
-        try:
-            source = Path(self.path).read_bytes()
-        except OSError as error:
-            raise ConfigError(f"--device {self.spec.path}: {error.strerror}") from None
-        module = types.ModuleType(f"_vmm_device_{next(_numbers)}_{Path(self.path).stem}")
-        module.__file__ = self.path
-        # Dataclasses and pickle look a class's module up there.
-        sys.modules[module.__name__] = module
-        beside = os.path.dirname(self.path)
-        sys.path.insert(0, beside)
-        try:
-            exec(compile(source, self.path, "exec"), module.__dict__)
-        except (Exception, SystemExit) as error:
-            del sys.modules[module.__name__]
-            raise self._refused(error) from error
-        finally:
-            sys.path.remove(beside)
-        found = getattr(module, self.spec.cls, None)
-        if isinstance(found, type):
-            return found
-        known = [
-            name
-            for name, value in vars(module).items()
-            if isinstance(value, type) and value.__module__ == module.__name__
-        ]
-        hint = f"it has {', '.join(known)}" if known else "it has no classes"
-        raise ConfigError(f"{self.path}: no class {self.spec.cls}; {hint}")
+        return load_class(self.path, self.spec.cls, "--device")
 
     def _make_one(self, cls: type) -> Device:
         given = self._arguments(cls)
         try:
             made = cls(**given)
         except Exception as error:
-            raise self._refused(error, f"{self.spec.cls}()") from error
+            raise refused(self.path, error, f"{self.spec.cls}()") from error
         name = self.spec.name
         if name is not None and getattr(made, "name", None) != name:
             made.name = name
@@ -257,21 +227,6 @@ class UserDevice(LateDevice):
                 f"--device {spec.text}: the constructor of {spec.cls} takes no irq to be given"
             )
         return given
-
-    def _refused(self, error: BaseException, what: str = "") -> ConfigError:
-        """What to raise where the user's code raised: its line, and what it said."""
-        line: int | None = None
-        if isinstance(error, SyntaxError) and error.filename == self.path:
-            line, said = error.lineno, f"{type(error).__name__}: {error.msg}"
-        else:
-            said = f"{type(error).__name__}: {error}".rstrip(": ")
-            step = error.__traceback__
-            while step is not None:
-                if step.tb_frame.f_code.co_filename == self.path:
-                    line = step.tb_lineno
-                step = step.tb_next
-        where = self.path if line is None else f"{self.path}:{line}"
-        return ConfigError(" ".join(f"{where}: {what}{': ' if what else ''}{said}".split()))
 
 
 def add_user_device(machine: Machine, text: str) -> UserDevice:

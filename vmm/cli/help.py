@@ -67,6 +67,12 @@ devices of your own:
   stops and you are asked: the access can be made again, also after a change of the file, or be
   skipped. Without a terminal (and without --shell) the run ends with status 8.
 
+conditions:
+  port=0x3f8[-0x3ff]   mmio=0xfee00000+0x1000   device=com1   reason=HLT   write   read
+  reg=com1.LSR&1       reg=com1.IER=1           value=0x41    slower=100us
+  rip=0x7c00           rip=main                 exits=1000    (the 1000th that meets the rest)
+  Joined by commas, all have to hold: port=0x3f8,write,value=0x0a
+
 console:
   A terminal is put into raw mode, so that the guest gets every key, and restored at the end.
   Should vmm be killed by SIGKILL, 'reset' mends the terminal. Where standard input or output is a

@@ -203,6 +203,15 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="a Python prompt on the machine, before its first instruction; help() says more",
     )
+    add(
+        "--stop-at",
+        metavar="CONDITION",
+        action="append",
+        default=[],
+        help="end the run behind the first exit that meets this (the list is below); may be given "
+        "more than once",
+    )
+    add("--trace-only", metavar="CONDITION", help="keep in the file only exits that meet this")
     add("--rip", action="store_true", help="have RIP in the record of every exit")
     add(
         "--tracer",

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     with _boot(options, outlet) as machine:
         if options.debug:
             say_plan(machine)
-        if options.tracer or options.rip:
+        if options.tracer or options.rip or options.stop_at or options.trace_only:
             from vmm.cli.watching import watch
 
             watch(machine, options)

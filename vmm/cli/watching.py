@@ -1,4 +1,4 @@
-"""What `vmm run` has a guest watched by: tracers from files, RIP in records."""
+"""What `vmm run` has a guest watched by: tracers from files, stops, a filter, RIP in records."""
 
 from __future__ import annotations
 
@@ -24,12 +24,19 @@ def watch(machine: Machine, options: argparse.Namespace) -> None:
     """Attach what the options ask for.
 
     Raises:
-        ConfigError: a tracer cannot be made, or a device or register that it names is not there.
+        ConfigError: a tracer cannot be made, or a condition read, or a device or register that
+            they name is not there.
     """
     trace = machine.trace
     assert trace is not None
     trace.report = _say_in_any_mode
     trace.rip = options.rip
+    for text in options.stop_at:
+        trace.stop_at(text)
+    if options.trace_only is not None:
+        if trace.path is None:
+            raise ConfigError("--trace-only: no file gets the exits; add --record FILE")
+        trace.keep_only(options.trace_only)
     for text in options.tracer:
         _attach(trace, machine, text)
 

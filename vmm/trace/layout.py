@@ -31,6 +31,10 @@ flight recorder has no RECORDS chunks.
               u64 first            RECORDS: the number of the first record
               u64 0
 
+Where META has a key "only", a condition (vmm.trace.conditions), only records of exits that met it
+were copied: in chunks of vCPUs' rings records are missing then, and go by their own numbers; the
+ring's count `flushed` says up to where they were looked at. The rings hold all.
+
 META and END hold JSON: what the machine was (configuration, devices with their register tables,
 backend), and how the run ended. A later META chunk replaces an earlier one. Numbers are
 little-endian.

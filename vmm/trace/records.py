@@ -49,15 +49,23 @@ def numbers(first: int, count: int) -> NDArray[np.uint32]:
     return np.arange(low, low + count, dtype=np.uint64).astype(np.uint32)
 
 
-def intact(records: Records, first: int, vcpu: int | None) -> NDArray[np.bool_]:
+def intact(
+    records: Records, first: int, vcpu: int | None, *, gaps: bool = False
+) -> NDArray[np.bool_]:
     """Say of each record whether it is the one that should be there.
 
     Args:
         records: read from the place of record `first` and those behind it.
         first: its number.
         vcpu: whose ring it is; None for the machine's events.
+        gaps: records were left out between them; those that are there go up.
     """
-    good: NDArray[np.bool_] = records["sequence"] == numbers(first, len(records))
+    good: NDArray[np.bool_]
+    if gaps:
+        steps = np.diff(records["sequence"], prepend=np.uint32(first - 1 & _MASK32))
+        good = steps.view(np.int32) > 0
+    else:
+        good = records["sequence"] == numbers(first, len(records))
     if vcpu is not None:
         good &= records["vcpu"] == vcpu
     return good

@@ -20,6 +20,7 @@ from vmm.exits import Exit, describe
 
 if TYPE_CHECKING:
     from vmm.bus import Bus
+    from vmm.symbols import Symbols
 
 __all__ = ["Access", "Place", "RegisterAccess", "Sight", "Surroundings"]
 
@@ -36,6 +37,10 @@ class Surroundings(Protocol):
     @property
     def mmio(self) -> Bus:
         """Its addresses without memory."""
+
+    @property
+    def symbols(self) -> Symbols | None:
+        """Names for the guest's addresses."""
 
     @property
     def devices(self) -> Mapping[str, Any]:
@@ -148,17 +153,19 @@ class Sight:
         self._registers: tuple[RegisterAccess, ...] | None = None
 
     @property
+    def elements(self) -> list[int]:
+        """What went over the bus, in elements of the access's size."""
+        exit, bits = self.exit, 8 * self.exit.size
+        return [exit.value >> bits * n & (1 << bits) - 1 for n in range(exit.count)]
+
+    @property
     def registers(self) -> tuple[RegisterAccess, ...]:
         """What it did to registers of devices, in order; of a string, element by element."""
         if self._registers is None:
             exit, values = self.exit, self._values()
-            elements = [
-                exit.value >> 8 * exit.size * n & (1 << 8 * exit.size) - 1
-                for n in range(exit.count)
-            ]
             self._registers = tuple(
                 RegisterAccess(place.name, register, part)
-                for element in elements
+                for element in self.elements
                 for place, known in zip(self.access.places, values, strict=True)
                 if place.table is not None
                 for register, part in registers_in(

@@ -187,6 +187,11 @@ class TraceSource:
         os.close(self._fd)
 
     @property
+    def filtered(self) -> bool:
+        """Whether only exits that met a condition were kept, `meta["only"]`."""
+        return "only" in self.meta
+
+    @property
     def vcpus(self) -> int:
         """How many vCPUs the machine had."""
         return self.header.rings - 1
@@ -212,6 +217,11 @@ class TraceSource:
             if chunk.ring >= self.header.rings or count > self.header.capacity:
                 damaged += count
                 continue
+            if self.filtered and chunk.ring != EVENTS:
+                batch = self._checked(chunk.ring, self._records(chunk.at, count), chunk.first)
+                damaged += count - len(batch.records)
+                yield batch
+                continue
             skipped = max(following[chunk.ring] - chunk.first, 0)  # are there already
             if skipped >= count:
                 continue
@@ -223,6 +233,8 @@ class TraceSource:
             damaged += count - skipped - len(batch.records)
             yield batch
         for ring, first in enumerate(following):
+            if self.filtered and ring != EVENTS:
+                first = self._flushed(ring)
             batch, start = self._tail(ring, first, unfinished)
             # Without chunks before it, a flight recorder: what is older was not to be kept.
             if first and len(batch.records):
@@ -333,8 +345,13 @@ class TraceSource:
             return upper
         return np.concatenate([upper, self._records(at, low + count - capacity)])
 
+    def _flushed(self, ring: int) -> int:
+        """Up to which record a ring was copied, or found to be of no interest."""
+        data = self._read(self.header.ring_at(ring) + 16, 8)
+        return min(int.from_bytes(data, "little"), 1 << 62)
+
     def _checked(self, ring: int, records: Records, first: int) -> Batch:
-        good = intact(records, first, _owner(ring))
+        good = intact(records, first, _owner(ring), gaps=self.filtered and ring != EVENTS)
         return Batch(_owner(ring), records if good.all() else records[good])
 
 

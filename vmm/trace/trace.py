@@ -19,7 +19,9 @@ from vmm.trace.memory import TraceMemory
 
 if TYPE_CHECKING:
     from vmm.lifecycle import Phase
+    from vmm.trace.conditions import Condition
     from vmm.trace.sight import Surroundings
+    from vmm.trace.stops import Kept, Stop
     from vmm.trace.tracers import TracerWatcher
     from vmm.trace.watch import Watch
     from vmm.vcpu import Vcpu
@@ -58,6 +60,9 @@ class Trace:
         self._vcpus: list[Vcpu] = []
         self._watch: Watch | None = None
         self._tracers: list[TracerWatcher] = []
+        self.on_stop: Callable[[int, str], None] = _no_stop
+        """Stops the guest, without waiting for it: given the vCPU that met a condition, and how."""
+        self._kept: Kept | None = None
         self._half = capacity // 2
         self._events = threading.Lock()
         self._described = b""
@@ -119,6 +124,48 @@ class Trace:
         """The tracers that are attached."""
         return tuple(watcher.tracer for watcher in self._tracers)
 
+    def stop_at(self, condition: str) -> Stop:
+        """Stop the guest at each exit that meets a condition (`vmm.trace.conditions`).
+
+        `Machine.run` then returns with the reason "stopped" and a detail that tells the exit, whose
+        instruction is finished; another `run` goes on. Where `Machine.pause_at_stops` is set, the
+        run is paused instead. A guest that dies is not stopped: the run ends with its death.
+
+        Raises:
+            ConfigError: it is no condition, or of a device, register or symbol that is not there.
+        """
+        from vmm.trace.stops import Stop
+
+        found = self._condition(condition)
+        watch = self.watching()
+        stop = Stop(found, self.on_stop, watch.remove)
+        watch.add(stop)
+        return stop
+
+    def keep_only(self, condition: str) -> None:
+        """Keep in the file only exits that meet a condition, from here on. The rings have all.
+
+        Raises:
+            ConfigError: there is no file, or it is no condition (see `stop_at`).
+            LifecycleError: the machine runs.
+        """
+        from vmm.errors import LifecycleError
+        from vmm.trace.stops import Kept
+
+        if self.path is None:
+            raise ConfigError(f"keep only {condition}: the trace is not kept in a file")
+        if any(vcpu.running for vcpu in self._vcpus):
+            raise LifecycleError("what is kept of a trace is chosen before a run or between runs")
+        kept = Kept(self._condition(condition), len(self._vcpus))
+        for vcpu in self._vcpus:
+            self._flush(EVENTS + 1 + vcpu.index)
+        watch = self.watching()
+        if self._kept is not None:
+            watch.remove(self._kept)
+        self._kept = kept
+        watch.add(kept)
+        self.describe({})
+
     def watching(self) -> Watch:
         """What feeds tracers and conditions; it is made when it is first wanted."""
         if self._watch is None:
@@ -172,6 +219,8 @@ class Trace:
         """Say in the file what machine this is; may be called again when more is known."""
         if self.path is None or self.error is not None:
             return
+        if self._kept is not None:
+            meta = {**meta, "only": self._kept.condition.text}
         text = _json(meta)
         if text != self._described:
             self._described = text
@@ -213,6 +262,17 @@ class Trace:
                 self.memory.finish()
         self.memory.close()
 
+    def _condition(self, text: str) -> Condition:
+        from vmm.trace.conditions import parse_condition
+
+        condition = parse_condition(text)
+        around = self.watching().around
+        condition.check(around.devices)
+        if condition.asks_rip:
+            condition = condition.resolved(around.symbols)
+            self.rip = True
+        return condition
+
     def _tracer_failed(self, watcher: TracerWatcher, complaint: str) -> None:
         self._drop(watcher)
         self.report(complaint)
@@ -233,9 +293,12 @@ class Trace:
             return
         ring = self.memory.rings[number]
         first, end = ring.flushed, ring.done
-        if first != end and self._append(
-            RECORDS, *ring.parts(first, end), ring=number, first=first
-        ):
+        parts = ring.parts(first, end)
+        if self._kept is not None and number != EVENTS:
+            numbers = self._kept.take(number - EVENTS - 1)
+            parts = [piece for n in numbers for piece in ring.parts(n, n + 1)]
+            first = numbers[0] if numbers else first
+        if not parts or self._append(RECORDS, *parts, ring=number, first=first):
             ring.flushed = end
 
     def _append(self, kind: int, *parts: bytes | memoryview, ring: int = 0, first: int = 0) -> bool:
@@ -249,6 +312,10 @@ class Trace:
 
 def _to_standard_error(text: str) -> None:
     print(f"vmm: {text}", file=sys.stderr, flush=True)
+
+
+def _no_stop(vcpu: int, what: str) -> None:
+    raise ConfigError("this trace is of no machine that could be stopped")
 
 
 def _no_registers(wanted: bool) -> None:

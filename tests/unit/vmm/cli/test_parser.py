@@ -41,7 +41,8 @@ def test_every_option_of_run_is_read():
             *("--load-addr", "0x100", "--entry", "256", "--cpl", "3", "--boot-drive", "0x80"),
             *("--timeout", "1.5", "--max-exits", "7", "--input", "serial", "--stats"),
             *("--json", "-", "--record", "r.vtrace", "--debug", "--symbols", "map"),
-            *("--explain-json", "x", "--name", "n", "--rip", "--tracer", "a.py:A,b=1", "kernel"),
+            *("--explain-json", "x", "--name", "n", "--rip", "--tracer", "a.py:A,b=1"),
+            *("--stop-at", "exits=2", "--trace-only", "write", "kernel"),
         ]
     )
     assert vars(options) == {
@@ -53,7 +54,7 @@ def test_every_option_of_run_is_read():
         "load_addr": 0x100, "entry": 256, "cpl": "3", "boot_drive": 0x80, "timeout": 1.5,
         "max_exits": 7, "input": "serial", "record": "r.vtrace", "stats": True, "json": "-",
         "debug": True, "symbols": "map", "explain_json": "x", "name": "n", "rip": True,
-        "tracer": ["a.py:A,b=1"],
+        "tracer": ["a.py:A,b=1"], "stop_at": ["exits=2"], "trace_only": "write",
     }  # fmt: skip
 
 

@@ -90,6 +90,7 @@ class Watched:
         self.uart = Uart16550()
         self.pio.map(range(0x3F8, 0x400), self.uart)
         self.devices = {"com1": self.uart}
+        self.symbols = None
         self.trace = Trace(1, None if path is None else str(path), CAPACITY)
         self.trace.around = self
         self.reports: list[str] = []
