@@ -34,7 +34,9 @@ COUNT_UP = bytes.fromhex("40 e680 ebfb")  # inc ax; out 0x80, al; jmp: for ever
 class Terminal:
     """A command on a terminal of its own, with what it shows."""
 
-    def __init__(self, *arguments: str, size: tuple[int, int] = (120, 40)) -> None:
+    def __init__(
+        self, *arguments: str, size: tuple[int, int] = (120, 40), cwd: Path | None = None
+    ) -> None:
         columns, rows = size
         self.master, self.slave = pty.openpty()
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
@@ -51,6 +53,7 @@ class Terminal:
             stdout=self.slave,
             stderr=self.slave,
             env=environment,
+            cwd=cwd,
             start_new_session=True,
         )
 
@@ -184,6 +187,27 @@ def test_a_paused_guest_goes_exit_by_exit(start, loop):
         terminal.until("rip 0000:7c0", gone=before)
     terminal.type(" ")
     terminal.until("running")
+
+
+@pytest.mark.command
+def test_a_recording_is_saved_and_shown_at_any_moment(start, loop, tmp_path):
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    terminal = start("run", "--tui", loop, "--format", "flat16", cwd=folder)
+    terminal.until("running", "IO out")
+    terminal.type("S")
+    terminal.until("saved: ")
+    (file,) = folder.iterdir()
+    other = start("top", str(file))
+    other.until("recording", "IO out", "standing at")
+    end = exits_on(other)
+    other.type(b"\x1b[D")  # back by a hundredth
+    other.until("recording", gone=f"{end} exits")
+    other.type(" ")
+    other.until(f"{end} exits")  # played to the end
+    other.type("q")
+    assert other.ends() == 0
+    assert terminal.process.poll() is None
 
 
 @pytest.mark.command

@@ -31,7 +31,7 @@ def arrange(width: int, height: int, *, screen: bool = False, live: bool = True)
         width: of the terminal.
         height: of what status bar and footer leave.
         screen: the guest has a text screen that is worth a place.
-        live: there is a machine, with a console to be typed into and counters in the kernel.
+        live: there is a machine, with registers and counters in the kernel; a recording has none.
     """
     low = height < 30
     if width >= 168 and not low:
@@ -63,8 +63,11 @@ def _normal(width: int, height: int, *, screen: bool, live: bool) -> dict[str, R
     rects["reasons"] = Rect(0, y, width, rows["reasons"])
     y += rows["reasons"]
     cpu = 52 if width >= 130 else 46
-    rects["devices"] = Rect(0, y, width - cpu - _GAP, rows["devices"])
-    rects["cpu"] = Rect(width - cpu, y, cpu, rows["devices"])
+    if live:
+        rects["devices"] = Rect(0, y, width - cpu - _GAP, rows["devices"])
+        rects["cpu"] = Rect(width - cpu, y, cpu, rows["devices"])
+    else:
+        rects["devices"] = Rect(0, y, width, rows["devices"])
     y += rows["devices"]
     rects["log"] = Rect(0, y, width, rows["log"])
     y += rows["log"]
@@ -80,14 +83,12 @@ def _wide(width: int, height: int, *, screen: bool, live: bool) -> dict[str, Rec
     left = width - right - _GAP
     x = width - right
     rects = _rows(left, height, {"reasons": (9, 1), "devices": (11, 2), "log": (10, 7)})
-    upper = min(24, height // 2)
+    upper = min(24, height // 2) if live else 0
     cpu = min(52, right)
     if live:
         rects["cpu"] = Rect(x, 0, cpu, upper)
         if right - cpu - _GAP >= 24:
             rects["kernel"] = Rect(x + cpu + _GAP, 0, right - cpu - _GAP, upper)
-    else:
-        rects["cpu"] = Rect(x, 0, right, upper)
     lower = height - upper
     if screen and lower >= 44:
         rects["screen"] = Rect(x, upper, right, 26)

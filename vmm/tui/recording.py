@@ -20,6 +20,7 @@ from vmm.tui.tally import Tally
 
 __all__ = ["RecordingSource", "console_output"]
 
+_SECOND = 1_000_000_000
 _SHOWN = 1 << 15
 """Exits before the moment that the log can show."""
 _PARTS = 400
@@ -162,7 +163,7 @@ class RecordingSource:
             str(self._trace.meta.get("backend", "")),
             now_ns - self._begin,
             at,
-            self._tally.rate,
+            float(at - int(np.searchsorted(self._times, max(now_ns - _SECOND, 0), "right"))),
             self._trace.lost,
             "; ".join(self._trace.notes[:1]),
         )

@@ -86,8 +86,12 @@ def test_moving_back_and_forward_shows_what_was_then(maker: Maker) -> None:
     assert source.console() == b"d"
     source.seek(0)
     assert (source.console(), len(source.records)) == (b"", 0)
-    source.seek(1 << 63)
-    assert source.console() == b"abcdef"
+    assert source.status.rate == 0
+    source.seek(maker.begun + 2 * MS)
+    assert source.status.rate == 2  # in the second before
+    assert source.console() == b"ab"
+    source.seek((1 << 63) - 1)
+    assert source.console() == b"cdef"
 
 
 def test_moving_by_exits(maker: Maker) -> None:
