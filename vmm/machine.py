@@ -486,14 +486,15 @@ class Machine:
         """
         return self._control.step_exit(vcpu, timeout_s)
 
-    def step_held(self, vcpu: int = 0, timeout_s: float | None = None) -> None:
-        """Let one vCPU of a run that is held go on for one instruction.
+    def step_held(self, vcpu: int = 0, timeout_s: float | None = None) -> bool:
+        """Let one vCPU of a run that is held go on for one instruction; say whether it came to
+        its end. Between runs there is `step`.
 
         Raises:
             LifecycleError: there is no run that is paused.
         """
         flags = stepping_flags(self.vm.check_extension)
-        self._control.step_instruction(vcpu, flags, self._halts_at, timeout_s)
+        return self._control.step_instruction(vcpu, flags, self._halts_at, timeout_s)
 
     @property
     def held_by(self) -> str:

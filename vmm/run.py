@@ -61,10 +61,10 @@ class RunControl:
         self._asleep: set[int] = set()
         self._census: dict[int, bool] = {}
         self._parked: set[int] = set()
-        self._permits: set[int] = set()
-        self._singly: dict[int, tuple[int, Callable[[int], bool]]] = {}
-        """How those of them step that may run for one instruction."""
-        """vCPUs that may run for one exit, though the run is held."""
+        self._permits: dict[int, Callable[[Vcpu], Ending | None]] = {}
+        """What a vCPU may do though the run is held: run for one exit, or one instruction."""
+        self._stepping: set[int] = set()
+        """Those that are at it."""
         self._pause = False
         self._asking: Vcpu | None = None
         self._single = False
@@ -159,37 +159,48 @@ class RunControl:
         """
         vcpu = self.vcpus[index]
         before = vcpu.exits
-        with self._changed:
-            if not (self._pause and self._busy and index in self._parked):
-                raise LifecycleError("there is no run that is paused")
-            self._permits.add(index)
-            self._changed.notify_all()
-            back = self._changed.wait_for(lambda: self._is_back(index), timeout_s)
-            self._permits.discard(index)
-        if not back:
-            vcpu.kick()
-            with self._changed:
-                self._changed.wait_for(lambda: self._is_back(index))
+        self._permit(vcpu, lambda vcpu: vcpu.execute(vcpu.exits + 1), timeout_s)
         return vcpu.exits > before
 
     def step_instruction(
-        self,
-        index: int,
-        flags: int,
-        halts: Callable[[int], bool],
-        timeout_s: float | None = None,
-    ) -> None:
-        """Let one vCPU of a paused run go on for one instruction (`vmm.stepping`); return when
-        it stands still again, after `timeout_s` at the latest: HLT may sleep.
+        self, index: int, flags: int, halts: Callable[[int], bool], timeout_s: float | None = None
+    ) -> bool:
+        """Let one vCPU of a paused run go on for one instruction (`vmm.stepping`); return when it
+        stands still again.
+
+        Returns:
+            False where it did not come to the end of the instruction in `timeout_s`.
 
         Raises:
             LifecycleError: the machine is not held in a run.
         """
-        self._singly[index] = (flags, halts)
-        try:
-            self.step_exit(index, timeout_s)
-        finally:
-            self._singly.pop(index, None)
+
+        def step(vcpu: Vcpu) -> Ending | None:
+            self._single = True
+            try:
+                return one_instruction(vcpu, flags, halts)[1]
+            finally:
+                self._single = False
+
+        return self._permit(self.vcpus[index], step, timeout_s)
+
+    def _permit(
+        self, vcpu: Vcpu, step: Callable[[Vcpu], Ending | None], timeout_s: float | None
+    ) -> bool:
+        """Let a vCPU that stands at the gate do something; say whether it came back by itself."""
+        index = vcpu.index
+        with self._changed:
+            if not (self._pause and self._busy and index in self._parked):
+                raise LifecycleError("there is no run that is paused")
+            self._permits[index] = step
+            self._changed.notify_all()
+            back = self._changed.wait_for(lambda: self._is_back(index), timeout_s)
+            self._permits.pop(index, None)
+        if not back:
+            vcpu.kick()
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_back(index))
+        return back
 
     def _is_back(self, index: int) -> bool:
         return self._ending is not None or (index in self._parked and index not in self._permits)
@@ -207,10 +218,15 @@ class RunControl:
 
     def interrupted(self, vcpu: Vcpu) -> bool:
         """A vCPU came out of the guest: look why, wait while paused, say whether to leave."""
-        if self._gate_closed:
+        stepping, permitted = vcpu.index in self._stepping, vcpu.index in self._permits
+        if stepping and (not permitted or self._asking is not None):
+            return True  # given up, or all are wanted at the gate
+        if self._gate_closed and not stepping:
             with self._at_gate(vcpu):
                 pass
-        if self._ending is not None or vcpu.index in self._permits:
+            if vcpu.index in self._permits:
+                return True
+        if self._ending is not None:
             return True
         if self._single and vcpu.asleep:
             return True  # only the others could wake it, or time
@@ -435,27 +451,28 @@ class RunControl:
             # Several vCPUs count exit by exit: one that sleeps must not sit on a share.
             limit = vcpu.exits + (left if freely and len(self.vcpus) == 1 else 1)
         before = vcpu.exits
-        permitted = vcpu.index in self._permits
-        if permitted:
-            limit = before + 1
+        permit = self._permits.get(vcpu.index)
         if self.harvest is not None:
             limit = min(before + _BATCH, limit or before + _BATCH)
         try:
-            if permitted and vcpu.index in self._singly:
-                _, ending = one_instruction(vcpu, *self._singly[vcpu.index])
-            else:
-                ending = vcpu.execute(limit)
+            ending = vcpu.execute(limit) if permit is None else self._step_by(permit, vcpu)
         except DeviceFault as fault:
             self.fail(fault)
             return False
         if self.harvest is not None:
             self.harvest(vcpu, vcpu.exits - before)
-        if permitted:
-            self._permits.discard(vcpu.index)
-            vcpu.kick()  # back to the gate
         if ending is not None:
             self.end(ending)
         return ending is None
+
+    def _step_by(self, permit: Callable[[Vcpu], Ending | None], vcpu: Vcpu) -> Ending | None:
+        self._stepping.add(vcpu.index)
+        try:
+            return permit(vcpu)
+        finally:
+            self._stepping.discard(vcpu.index)
+            self._permits.pop(vcpu.index, None)
+            vcpu.kick()  # back to the gate
 
     def _run_all(self, goal: int | None) -> None:
         for worker in self._start_workers(lambda vcpu: self._run_one(vcpu, goal)):

@@ -23,6 +23,7 @@ from vmm.control.protocol import ControlError, from_text, to_text
 from vmm.control.registry import connect, names
 from vmm.control.server import ControlServer
 from vmm.lifecycle import Phase
+from vmm.trace.layout import MARK
 
 pytestmark = pytest.mark.kvm
 
@@ -99,6 +100,29 @@ def test_pause_step_and_resume(running: Callable[..., Running]) -> None:
     assert m.written == [n & 0xFF for n in range(count + 3)]
     assert m.client.call("resume") == {"phase": "running"}
     until(lambda: len(m.written) > count + 3)
+
+
+def test_instruction_by_instruction(running: Callable[..., Running]) -> None:
+    m = running()
+    with pytest.raises(ControlError, match="no run that is paused"):
+        m.client.call("step")
+    m.client.call("pause")
+
+    def step() -> int:
+        assert m.client.call("step") == {"stepped": True}
+        assert m.machine.phase is Phase.PAUSED
+        regs = from_text(m.client.call("registers")["vcpus"][0]["regs"])
+        return int(kvm_regs.from_buffer_copy(regs).rip)
+
+    for _ in range(5):
+        if step() == 0x1002:
+            break
+    count = len(m.written)
+    assert [step() for _ in range(4)] == [0x1004, 0x1006, 0x1008, 0x1002]
+    assert len(m.written) == count + 1
+    m.client.call("resume")
+    until(lambda: len(m.written) > count + 3)
+    assert m.written == [n & 0xFF for n in range(len(m.written))]
 
 
 def test_a_step_that_meets_no_exit(running: Callable[..., Running]) -> None:
@@ -221,8 +245,9 @@ def test_marks_are_events_of_the_trace(running: Callable[..., Running]) -> None:
     m = running()
     assert [m.client.call("mark")["mark"] for _ in range(2)] == [1, 2]
     assert m.machine.trace is not None
-    marks = list(map(m.machine.trace.memory.events.record, range(2)))
-    assert [(e[10], e[3]) for e in marks] == [(19, 1), (19, 2)]
+    events = m.machine.trace.memory.events
+    found = [events.record(number) for number in range(events.done)]
+    assert [event[3] for event in found if event[10] == MARK] == [1, 2]
 
 
 def test_what_cannot_be_done_is_said(running: Callable[..., Running]) -> None:

@@ -163,8 +163,7 @@ class Operations:
     def op_step(self, vcpu: int = 0) -> dict[str, Any]:
         """Let one vCPU of a held guest go on for one instruction."""
         self._check_vcpu(vcpu)
-        self._machine.step_held(vcpu, _PATIENCE_S)
-        return {}
+        return {"stepped": self._machine.step_held(vcpu, _PATIENCE_S)}
 
     def op_stop(self) -> dict[str, Any]:
         """End the run."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from vmm.endings import Ending
@@ -42,6 +44,16 @@ def test_exit_by_exit(alone, scripted):
         assert made.port.written == list(range(count))
         assert made.phase is Phase.PAUSED
         assert not made.control.in_guest(made.vcpus[0])
+    made.control.resume()
+    assert made.finish().reason == "halt"
+
+
+def test_a_step_outlasts_the_heartbeat(alone, scripted, within):
+    ticks = [-errno.EINTR] * 20
+    made = held(alone(scripted.out(0x10, 0), *ticks, scripted.out(0x10, 1), EXIT_HLT), 1)
+    assert within(lambda: made.control.step_exit(timeout_s=20))
+    assert made.port.written == [0, 1]
+    assert made.phase is Phase.PAUSED
     made.control.resume()
     assert made.finish().reason == "halt"
 
