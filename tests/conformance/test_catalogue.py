@@ -46,7 +46,7 @@ def test_a_device_can_be_saved_or_says_why_not(model):
         assert device.cannot_save
 
 
-ASKED_ONLY = {"save", "load", "file", "attach"}
+ASKED_ONLY = {"save", "load", "file", "attach", "connect"}
 """Methods that change nothing, and those that are not for a machine that runs."""
 
 
