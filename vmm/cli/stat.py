@@ -98,7 +98,7 @@ class _Watch:
         self.ended = False
         self._client = client
         self._info = client.call("info")
-        self._devices = DeviceMap.from_meta(self._info)
+        self._devices = DeviceMap.from_meta(client.call("description"))
         self._counters = client.call("counters")
         self._kvm: dict[str, dict[str, Any]] | None = None
         self._hardware: HardwareExits | None = None
