@@ -108,9 +108,12 @@ class Exit(Record, aside=("time_ns", "guest_ns", "handler_ns", "irqs")):
 
 
 def from_record(record: Fields, data: bytes) -> Exit:
-    """Make an exit of its record in a vCPU's ring and the bytes that went over the bus."""
+    """Make an exit of its record in a vCPU's ring and the bytes that went over the bus. A count
+    that promises more bytes than were kept is cut to those."""
     time_ns, guest_ns, address, value, rip, handler_ns, count = record[:7]
     reason, vcpu, _, size, flags, irqs = record[8:14]
+    if size and size * count > len(data):
+        count = len(data) // size
     return Exit(
         reason,
         vcpu,

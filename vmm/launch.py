@@ -66,6 +66,7 @@ def boot(
     devices: Sequence[str] = (),
     symbols: str | Path | None = None,
     input: InputRoute = "auto",
+    trace: str | bool = True,
     record: str | None = None,
     console: Callable[[bytes], None] | None = None,
     terminal: bool = False,
@@ -92,6 +93,7 @@ def boot(
         symbols: a file with names for the guest's addresses, ELF or as nm prints them; None: the
             image itself, if it is an ELF file.
         input: where `machine.console.send` goes.
+        trace: True: the last exits are kept; a file: all of them are, in it; False: none.
         record: a file that gets every exit, and what devices were given and did; `vmm.replay`
             drives the devices again from it.
         console: called with the guest's output as it comes; it is kept in `machine.console` too.
@@ -103,6 +105,11 @@ def boot(
         ConfigError: the machine cannot be made.
         KvmUnavailable: KVM cannot be used here.
     """
+    if record is not None and isinstance(trace, str):
+        raise ConfigError(
+            f"both --trace {trace} and --record {record}: a recording is a trace as well; "
+            "give --record alone"
+        )
     found = _open_image(str(image), format, cpus)
     size = parse_size(_DEFAULT_MEMORY if memory is None else memory, what="memory")
     layout = MemoryLayout.for_size(size)
@@ -130,12 +137,25 @@ def boot(
         cpu=cpu,
         strict=strict,
         huge_pages=huge_pages,
-        trace=True if record is None else record,
+        trace=trace if record is None else record,
         journal=record is not None,
         kvm=kvm,
     )
     try:
         machine.plan = plan
+        machine.settings |= {
+            "image": str(image),
+            "append": append,
+            "modules": list(modules),
+            "load_addr": options.load_addr,
+            "entry": entry,
+            "cpl": options.cpl,
+            "boot_drive": options.boot_drive,
+            "disks": list(disks),
+            "testdev": testdev or found.testdev,
+            "input": input,
+            "symbols": None if symbols is None else str(symbols),
+        }
         machine.symbol_source = names
         machine.console = Console(console, lock=machine.lock)
         add_pc(

@@ -124,6 +124,16 @@ class Machine:
         """Called, last first, when the machine is closed."""
         self.console = Console(lock=self.lock)
         """The guest's console, where the machine has a device that writes to one."""
+        self.settings: dict[str, object] = {
+            "memory": layout.size,
+            "cpus": cpus,
+            "irqchip": irqchip,
+            "cpu": cpu,
+            "strict": strict,
+            "huge_pages": huge_pages,
+            "debug_exit": debug_exit,
+        }
+        """What the machine was made with, as values that JSON has."""
         self.plan: BootPlan | None = None
         """What the machine was booted from."""
         self.bios: Bios | None = None
@@ -139,6 +149,7 @@ class Machine:
         if trace:
             self.trace = Trace(cpus, None if trace is True else trace)
             self.trace.around = self
+            self.trace.about = self._about
             self.trace.on_stop = self._stop_at
         self.pause_at_stops = False
         """At a stop (`Trace.stop_at`) the run is paused; otherwise it returns."""
@@ -387,6 +398,8 @@ class Machine:
             KeyboardInterrupt: Ctrl-C; the machine is paused and can run on.
         """
         self._check_bounds(timeout, max_exits)
+        if self.trace is not None:
+            self.trace.describe()
         before, began = self._exits(), time.monotonic()
         try:
             ending = self._control.run(timeout, max_exits)
@@ -401,6 +414,8 @@ class Machine:
         `last_result` then says how the run ended.
         """
         self._check_bounds(timeout, max_exits)
+        if self.trace is not None:
+            self.trace.describe()
         before, began = self._exits(), time.monotonic()
         self.last_result = None
         steps = self._control.steps(timeout, max_exits)
@@ -454,6 +469,17 @@ class Machine:
     def kvm_counters(self) -> dict[str, tuple[Counter, ...]]:
         """What these counters are: their kinds and units."""
         return {name: stats.counters for name, stats in self._open().stats().items()}
+
+    def save_trace(self, path: str) -> None:
+        """Write the last exits, with the machine's description, to a file for `vmm trace`.
+
+        Raises:
+            ConfigError: it cannot be written, or the machine keeps no trace.
+        """
+        if self.trace is None:
+            raise ConfigError("this machine keeps no trace; make it without trace=False")
+        result = self.last_result
+        self.trace.save(path, None if result is None else result.facts())
 
     def stop(self) -> None:
         """End the run in progress, from any thread; it returns with the reason "stopped"."""
@@ -514,8 +540,12 @@ class Machine:
         if self._closed:
             return
         self._control.shut()
-        if self.last_result is not None and self.last_result.died:
-            self.last_result.report()  # while there is memory to look at
+        end = None
+        if self.last_result is not None:  # while there is memory to look at
+            if self.last_result.died:
+                self.last_result.report()
+            if self.trace is not None and self.trace.path is not None:
+                end = self.last_result.facts()
         self._closed = True
         for close in reversed(self.closers):
             close()
@@ -525,9 +555,15 @@ class Machine:
             self._control.lifecycle.to(Phase.STOPPED)
         self._catch_up()
         if self.trace is not None:
-            self.trace.close()
+            self.trace.close(end)
 
     # -- inside ---------------------------------------------------------------------------
+
+    def _about(self) -> dict[str, object]:
+        from vmm.description import describe_machine
+
+        with self.lock:
+            return describe_machine(self)
 
     def _open(self) -> Hardware:
         if self._closed:

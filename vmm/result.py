@@ -60,6 +60,19 @@ class RunResult(Record, aside=("autopsy",)):
         """What is known about a death, as plain data; None where the guest did not die."""
         return None if self.autopsy is None else self.autopsy.explanation.to_dict()
 
+    def facts(self) -> dict[str, Any]:
+        """Everything as values that JSON has."""
+        return {
+            "reason": self.reason,
+            "status": self.status,
+            "exits": self.exits,
+            "value": self.value,
+            "seconds": round(self.seconds, 6),
+            "vcpu": self.vcpu,
+            "detail": self.detail,
+            "explanation": self.explanation(),
+        }
+
     def summary(self) -> str:
         """One line: the reason, the exits, the detail."""
         exits = f"{self.exits} exit{'' if self.exits == 1 else 's'}"

@@ -43,6 +43,13 @@ SHOWS = {
         "stopped, status 130\n",
     ],
     "hardware_exits": ["hardware exits"],
+    "trace_query": [
+        "COM1 was sent b'Hello from long mode\\n'\n",
+        "and asked 21 times for its line status\n",
+        "the first time it was LSR = THRE|TEMT\n",
+        "slowest: ",
+        "com1: 42 exits\nno device: 1 exits\n",
+    ],
     "tracer": [
         "sent b'echo, q quits\\nHI\\r', read LSR ",
         " interrupts; accesses to ",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import vmm
 from vmm.cli.parser import parse
 from vmm.kvm import backend
 
@@ -24,13 +25,13 @@ def blocks(language: str) -> list[str]:
     return [text for marked, text in found if marked == language]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
         stdin=subprocess.DEVNULL,
         text=True,
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         timeout=100,
         check=False,
@@ -39,13 +40,24 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.kvm
 def test_the_python_runs_as_it_stands():
-    code = blocks("python")[0]  # others are parts of files
+    code = blocks("python")[0]
     done = run("-c", code)
     assert done.stderr == ""
     last = code.rstrip().splitlines()[-1]
     promised = last.partition("#")[2].strip()
     assert promised == "halt 3"
     assert done.stdout == f"Hi{promised}\n"
+
+
+@pytest.mark.kvm
+def test_a_trace_is_asked_as_it_stands(tmp_path):
+    (code,) = [block for block in blocks("python") if "vmm.trace.load" in block]
+    with vmm.boot("payload:hello64", trace=str(tmp_path / "run.vtrace")) as machine:
+        machine.run(timeout=60)
+    done = run("-c", f"import vmm\n{code}", folder=tmp_path)
+    assert done.stderr == ""
+    (promised,) = re.findall(r"print.*# (.*)$", code, re.MULTILINE)
+    assert done.stdout == f"{promised}\n"
 
 
 def test_the_commands_are_commands():

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 import struct
+import subprocess
+import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -98,3 +103,110 @@ def test_nothing_is_noted_where_that_is_wanted(runner: str) -> None:
         assert m.trace is None
         assert result.exits > WRITES
         assert m.vcpus[0].last_exits() == []
+
+
+def test_the_trace_is_asked_while_the_machine_is_there(runner: str) -> None:
+    m, result = run()
+    with m:
+        assert m.trace is not None
+        assert m.trace.where(port=0x12).values == bytes(range(0x61, 0x75))
+        assert m.trace.where(port=0x10, write=True).values[-3:] == b"\3\2\1"
+        assert m.trace.where(device="function at 0x11")[0].value == 0x1234
+        assert len(m.trace.read()) == result.exits
+    with pytest.raises(vmm.LifecycleError, match="exits are gone; give trace=FILE"):
+        m.trace.where(port=0x12)
+
+
+def test_a_file_says_what_machine_it_was_and_how_it_ended(runner: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.vtrace"
+    m, result = run(trace=str(path), cpu="-xsave")
+    m.close()
+    trace = vmm.trace.load(path)
+    assert (len(trace), trace.finished, trace.notes) == (result.exits, True, [])
+    assert trace.end is not None
+    assert (trace.end["reason"], trace.end["exits"]) == ("halt", result.exits)
+    config = trace.meta["config"]
+    assert (config["memory"], config["cpu"], config["start"]["entry"]) == (65536, "-xsave", 0x1000)
+    assert trace.devices.name_at(2, 0xF4) == "debug-exit"
+    assert m.trace is not None
+    assert m.trace.where(port=0x12).values == bytes(range(0x61, 0x75))
+
+
+def test_the_flight_recorder_is_kept_when_it_is_asked_for(runner: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.vtrace"
+    m, result = run()
+    with m:
+        m.save_trace(str(path))
+    trace = vmm.trace.load(path)
+    assert len(trace) == result.exits
+    assert [e.value for e in trace.where(port=0x10)] == [n & 0xFF for n in range(WRITES, 0, -1)]
+    m, _ = run(trace=False)
+    with m, pytest.raises(vmm.ConfigError, match="keeps no trace"):
+        m.save_trace(str(path))
+
+
+def test_a_pc_is_described_with_its_registers(tmp_path: Path) -> None:
+    path = tmp_path / "t.vtrace"
+    with vmm.boot("payload:hello64", trace=str(path)) as m:
+        m.run(timeout=60)
+    trace = vmm.trace.load(path)
+    assert trace.where(device="com1", port=0x3F8, write=True).values.startswith(b"Hello from")
+    first = trace.where(port=0x3FD)[0]
+    assert "THRE" in trace.devices.decode(2, 0x3FD, 1, False, first.value)
+    assert trace.meta["config"]["image"] == "payload:hello64"
+
+
+def start(image: Path, *options: str, **more: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vmm", "run", str(image), "--format", "flat16", *options]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **more
+    )
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    path = tmp_path / "endless.bin"
+    path.write_bytes(bytes.fromhex("ba1000 ee fec0 ebfb"))  # out dx, al; inc al; again
+    return path
+
+
+@pytest.mark.command
+def test_what_a_killed_monitor_leaves_is_whole(endless: Path, tmp_path: Path) -> None:
+    path = tmp_path / "t.vtrace"
+    process = start(endless, "--trace", str(path))
+    try:
+        deadline = time.monotonic() + 60
+        while not path.exists() or path.stat().st_size < 6 << 20:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+    trace = vmm.trace.load(path)
+    assert len(trace) > 16384
+    values = trace.where(port=0x10, write=True).exits["value"]
+    assert values.tolist() == [(int(values[0]) + n) & 0xFF for n in range(len(trace))]
+    assert trace.notes == ["the trace was not closed: the machine runs or was killed"]
+    assert trace.meta["config"]["image"] == str(endless)
+
+
+@pytest.mark.command
+def test_a_full_disk_ends_the_trace_and_not_the_run(endless: Path, tmp_path: Path) -> None:
+    path = tmp_path / "t.vtrace"
+    room = 6 << 20  # the rings take 4 MiB
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    options = ("--trace", str(path), "--max-exits", "100000", "--memory", "1M")
+    process = start(endless, *options, preexec_fn=limit)
+    _, told = process.communicate(timeout=100)
+    assert process.returncode == 124
+    assert "vmm: trace: File too large: recording stopped at exit 16,384; the guest ran on" in told
+    trace = vmm.trace.load(path)
+    assert trace.lost == 100000 - len(trace) > 0
+    assert "its disk was full" in trace.notes[0]
+    assert trace.exits["value"][:16384].tolist() == [n & 0xFF for n in range(16384)]

@@ -34,6 +34,7 @@ examples:
   vmm run boot.img                 boot a boot sector or a disk image
   vmm run kernel.elf --memory 64M --append "verbose"
   vmm run --tui boot.img           with a screen of its exits, registers and console
+  vmm run boot.img --trace FILE    keep every exit; 'vmm trace' looks at them
   vmm ps                           list the machines that run
   vmm stat -n 1                    what a machine's guest exits for, each second
   vmm doctor                       see what this host can do, and what to mend
@@ -105,6 +106,7 @@ examples:
   vmm run /usr/share/seabios/bios.bin          firmware
   vmm run test.bin --format flat64 --timeout 5 --stats
   vmm run --tui disk.img                       with the screen; 'vmm top' shows it elsewhere
+  vmm run kernel.elf --trace run.vtrace        with every exit in a file, for 'vmm trace'
   vmm run code.bin --format flat16 --device my_dev.py:MyDevice@pio:0x10
   vmm run kernel.elf --shell                   step by step, from a Python prompt
   vmm run kernel.elf --record run.vtrace       with all that devices got, for 'vmm replay'

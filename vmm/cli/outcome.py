@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vmm.cli.messages import report, say
 from vmm.errors import ConfigError
@@ -17,8 +18,8 @@ __all__ = [
     "JsonFile",
     "report_fault",
     "report_result",
-    "result_facts",
     "say_plan",
+    "say_trace",
     "show_screen",
 ]
 
@@ -40,6 +41,18 @@ def report_result(machine: Machine, result: RunResult, ended_by: int, *, debug: 
     if machine.bios is not None:
         for note in machine.bios.notes:
             say(f"BIOS: {note}")
+
+
+def say_trace(machine: Machine, *, debug: bool) -> None:
+    """Say what has become of a trace file: nothing, where it is complete and nobody asked."""
+    trace = machine.trace
+    if trace is None or trace.path is None:
+        return
+    if trace.error is not None:
+        why = "disk full" if trace.error.errno == errno.ENOSPC else trace.error.strerror
+        say(f"trace: {why}: recording stopped at exit {trace.complete_until:,}; the guest ran on")
+    elif debug:
+        say(f"trace: every exit is in {trace.path}; 'vmm trace summary {trace.path}' looks at it")
 
 
 def show_screen(machine: Machine) -> None:
@@ -89,20 +102,6 @@ def say_plan(machine: Machine) -> None:
         say(f"{rom.what}: {len(rom.data):#x} bytes at {rom.gpa:#x}, read-only")
     for note in plan.notes:
         say(note)
-
-
-def result_facts(result: RunResult) -> dict[str, Any]:
-    """A result as plain values (--json)."""
-    return {
-        "reason": result.reason,
-        "status": result.status,
-        "exits": result.exits,
-        "value": result.value,
-        "seconds": round(result.seconds, 6),
-        "vcpu": result.vcpu,
-        "detail": result.detail,
-        "explanation": result.explanation(),
-    }
 
 
 class JsonFile:

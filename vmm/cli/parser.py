@@ -13,7 +13,11 @@ from vmm.errors import ConfigError
 
 __all__ = ["COMMANDS", "build_parser", "parse"]
 
-COMMANDS = ("run", "top", "ps", "stat", "pause", "resume", "stop", "replay", "doctor", "payloads")
+COMMANDS = (
+    *("run", "trace", "top", "ps", "stat", "pause", "resume", "stop"),
+    *("replay", "doctor", "payloads"),
+)
+TRACE_COMMANDS = ("summary", "show", "export", "diff", "plot")
 
 FORMATS = (
     *("auto", "bootsector", "flat16", "flat32", "flat64", "elf32", "elf64"),
@@ -60,21 +64,27 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         ConfigError: it is wrong; the message says what would be right.
     """
     arguments = _join_values(arguments)
-    first = next((a for a in arguments if not a.startswith("-")), None)
+    words = (argument for argument in arguments if not argument.startswith("-"))
+    first, second = next(words, None), next(words, None)
     parser = build_parser(first)
     if first is not None and first not in COMMANDS:
         raise ConfigError(_no_command(first))
+    if first == "trace" and second is not None and second not in TRACE_COMMANDS:
+        raise ConfigError(_no_trace_command(second))
     options, rest = parser.parse_known_args(arguments)
     if rest:
-        raise ConfigError(_left_over(rest, parser, options.command))
+        raise ConfigError(_left_over(rest, parser, options))
     if options.command is None:
         raise ConfigError("no command given; see 'vmm --help'")
+    if options.command == "trace" and options.trace_command is None:
+        raise ConfigError("no command given; see 'vmm trace --help'")
     return options
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Build the parser of the whole command; where that is `run`, of this alone: a guest that says
-    hello and ends is there as long as the options of the others take."""
+    hello and ends is there as long as the options of the others take. The commands of `vmm trace`
+    are there where it is that."""
     parser = _parser("vmm", "vmm COMMAND [options]", texts.DESCRIPTION, texts.EPILOG)
     parser.add_argument(
         "--version",
@@ -89,11 +99,12 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     )
     _add_run(commands)
     if command != "run":
-        _add_others(commands)
+        _add_others(commands, command)
     return parser
 
 
-def _add_others(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_others(commands: argparse._SubParsersAction[_Parser], command: str | None) -> None:
+    _add_trace(commands, command == "trace")
     _add_top(commands)
     _add_machines(commands)
     _add_replay(commands)
@@ -197,6 +208,7 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="where typed input goes (default: auto, to whichever the guest reads)",
     )
+    add("--trace", metavar="FILE", help="keep every exit in a file, for 'vmm trace'")
     add("--record", metavar="FILE", help="keep every exit, and all that devices got, in a file")
     add(
         "--shell",
@@ -228,6 +240,27 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         help="write the explanation of a death or a timeout as JSON, null if there is none",
     )
+
+
+def _add_trace(commands: argparse._SubParsersAction[_Parser], parts: bool) -> None:
+    """Add `vmm trace`, and with `parts` its commands: 40 options, which others do not pay for."""
+    summary = "look at what 'vmm run --trace FILE' kept"
+    if not parts:
+        _add(commands, "trace", "COMMAND", summary, "", "")
+        return
+    from functools import partial
+
+    from vmm.cli import trace_help
+    from vmm.cli.trace_options import add_trace_commands
+
+    trace = _add(
+        *(commands, "trace", "COMMAND", summary),
+        *(trace_help.DESCRIPTION, trace_help.EPILOG),
+    )
+    of_trace = trace.add_subparsers(
+        dest="trace_command", metavar="COMMAND", prog="vmm trace", parser_class=_Parser
+    )
+    add_trace_commands(partial(_add, of_trace))
 
 
 def _add_top(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -296,7 +329,7 @@ def _add(
     description: str,
     epilog: str,
 ) -> _Parser:
-    usage = " ".join(filter(None, ("vmm", name, takes, "[options]")))
+    usage = " ".join(filter(None, (commands._prog_prefix, name, takes, "[options]")))
     parser = commands.add_parser(name, help=summary, **_looks(usage, description, epilog))
     # Without a default of its own, which would undo the one before the command.
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=_DEBUG_HELP)
@@ -335,15 +368,26 @@ def _no_command(word: str) -> str:
     return f"no command {word}; {hint}"
 
 
-def _left_over(rest: Sequence[str], parser: argparse.ArgumentParser, command: str) -> str:
+def _no_trace_command(word: str) -> str:
+    if os.path.exists(word):
+        return f"{word} is no command; to look at it: vmm trace summary {word}"
+    known = f"there are {', '.join(TRACE_COMMANDS)} (see 'vmm trace --help')"
+    return f"no command trace {word}; {close_to(word, TRACE_COMMANDS) or known}"
+
+
+def _left_over(
+    rest: Sequence[str], parser: argparse.ArgumentParser, options: argparse.Namespace
+) -> str:
     """Say what is wrong with arguments that nothing took."""
+    words = [options.command, getattr(options, "trace_command", None)]
+    command = " ".join(filter(None, words))
+    for word in filter(None, words):
+        parser = _commands_parser(parser, word)
     odd = next((word for word in rest if word.startswith("-")), None)
     if odd is None:
         return f"{rest[0]}: one argument too many; see 'vmm {command} --help'"
     option = odd.partition("=")[0]
-    known = [
-        flag for one in _commands_parser(parser, command)._actions for flag in one.option_strings
-    ]
+    known = [flag for one in parser._actions for flag in one.option_strings]
     hint = close_to(option, known) or f"see 'vmm {command} --help'"
     return f"no option {option}; {hint}"
 

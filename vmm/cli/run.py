@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from vmm.cli.messages import say
@@ -15,8 +16,8 @@ from vmm.cli.outcome import (
     JsonFile,
     report_fault,
     report_result,
-    result_facts,
     say_plan,
+    say_trace,
     show_screen,
 )
 from vmm.cli.served import Served, serve
@@ -41,7 +42,10 @@ def run(options: argparse.Namespace) -> int:
     """
     json_files = _json_files(options)
     outlet = Outlet()
-    with _boot(options, outlet) as machine:
+    machine = _boot(options, outlet)
+    with ExitStack() as at_end:
+        at_end.callback(say_trace, machine, debug=options.debug)
+        at_end.enter_context(machine)
         if options.debug:
             say_plan(machine)
         if options.tracer or options.rip or options.stop_at or options.trace_only:
@@ -61,8 +65,6 @@ def run(options: argparse.Namespace) -> int:
         for file, contents in json_files:
             file.write(contents(result))
         _report(machine, result, counts, session.terminal, options, told)
-    if machine.trace is not None and machine.trace.error is not None:
-        say(f"{options.record}: the recording ends early: {machine.trace.error.strerror}")
     return _status(result, session.terminal)
 
 
@@ -71,7 +73,7 @@ def _json_files(
 ) -> list[tuple[JsonFile, Callable[[RunResult], object]]]:
     """The files that the result is written to, open already."""
     asked: list[tuple[str, str | None, Callable[[RunResult], object]]] = [
-        ("--json", options.json, result_facts),
+        ("--json", options.json, lambda result: result.facts()),
         ("--explain-json", options.explain_json, lambda result: result.explanation()),
     ]
     return [(JsonFile(option, path), call) for option, path, call in asked if path is not None]
@@ -97,6 +99,7 @@ def _boot(options: argparse.Namespace, outlet: Outlet) -> Machine:
         testdev=options.testdev,
         symbols=options.symbols,
         input=options.input,
+        trace=options.trace or True,
         record=options.record,
         devices=options.device,
         console=outlet.write,

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from vmm.errors import ConfigError
 
-__all__ = ["address", "close_to", "count", "one_of", "seconds"]
+__all__ = ["address", "addresses", "close_to", "count", "duration_ns", "one_of", "seconds"]
+
+_UNITS_NS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 
 _LONGEST_S = 1e9
 """30 years: more than the host's timers can be set to is no bound at all."""
@@ -52,6 +54,38 @@ def address(option: str) -> Callable[[str], int]:
             return int(text, 0)
         except ValueError:
             raise ConfigError(f"{option} {text}: not a number; write 1048576 or 0x100000") from None
+
+    return read
+
+
+def addresses(option: str) -> Callable[[str], range]:
+    """Read an address, or two with a dash between: the first and the last of a range."""
+    single = address(option)
+
+    def read(text: str) -> range:
+        low, dash, high = text.partition("-")
+        first = single(low)
+        last = single(high) if dash else first
+        if not 0 <= first <= last:
+            raise ConfigError(f"{option} {text}: a range goes up: 0x3f8-0x3ff")
+        return range(first, last + 1)
+
+    return read
+
+
+def duration_ns(option: str) -> Callable[[str], int]:
+    """Read a time with its unit, 10us or 1.5s, or in seconds without one; gives nanoseconds."""
+
+    def read(text: str) -> int:
+        number = text.rstrip("nuµms")
+        factor = _UNITS_NS.get(text[len(number) :] or "s")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if factor is None or not 0 <= value <= _LONGEST_S:
+            raise ConfigError(f"{option} {text}: give a time with its unit: 10us, 1.5ms, 2s")
+        return round(value * factor)
 
     return read
 

@@ -93,19 +93,11 @@ class Operations:
         }
 
     def op_description(self) -> dict[str, Any]:
-        """Who answers where, with the registers of each, as a trace's META has it."""
-        from devices.registers import RegisterTable
-        from vmm.trace.tables import table_to_data
+        """The machine's description, as a trace's META has it."""
+        from vmm.description import describe_machine
 
         with self._machine.lock:
-            devices = self.op_info()["devices"]
-            for entry in devices:
-                bus = self._machine.pio if entry["bus"] == "port" else self._machine.mmio
-                mapping = bus.find(entry["start"])
-                table = None if mapping is None else getattr(mapping.device, "registers", None)
-                if isinstance(table, RegisterTable):
-                    entry["registers"] = table_to_data(table)
-        return {"devices": devices}
+            return describe_machine(self._machine)
 
     def op_trace(self) -> dict[str, Any]:
         """The trace: its descriptor comes with the answer."""

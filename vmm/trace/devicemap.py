@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from devices.registers import RegisterTable
@@ -49,7 +49,12 @@ class DeviceMap:
         devices = meta.get("devices", [])
         if not isinstance(devices, list) or len(devices) > _MOST_PLACES:
             raise ValueError("no list of devices")
-        return cls(_place(entry) for entry in devices)
+        # A device that answers at several places has its registers with one of them.
+        tables: dict[str, RegisterTable] = {}
+        for entry in devices:
+            if isinstance(entry, dict) and entry.get("registers") is not None:
+                tables[str(entry.get("name"))] = table_from_data(entry["registers"])
+        return cls(_place(entry, tables) for entry in devices)
 
     @property
     def names(self) -> list[str]:
@@ -82,15 +87,14 @@ class DeviceMap:
         return decode_access(place.table, address - place.base, size, write, value) or ""
 
 
-def _place(entry: Any) -> Place:
+def _place(entry: Any, tables: Mapping[str, RegisterTable]) -> Place:
     try:
         bus, name = entry["bus"], entry["name"]
         start, end, base = entry["start"], entry["end"], entry["base"]
-        registers = entry.get("registers")
     except (AttributeError, LookupError, TypeError) as error:
         raise ValueError(f"no device: {error!r}") from None
     numbers = all(type(n) is int and 0 <= n < 1 << 62 for n in (start, end, base))
     if bus not in _BUSES.values() or type(name) is not str or not numbers:
         raise ValueError(f"no device: {name!r}")
-    table = None if registers is None else table_from_data(registers)
-    return Place(bus, start, end, base, name if name.isprintable() else ascii(name)[1:-1], table)
+    shown = name if name.isprintable() else ascii(name)[1:-1]
+    return Place(bus, start, end, base, shown, tables.get(name))

@@ -22,6 +22,8 @@ flight recorder has no RECORDS chunks.
               u64 wall_ns          CLOCK_REALTIME and
               u64 monotonic_ns     CLOCK_MONOTONIC when the trace was begun
               u32 flags            FINISHED: closed in good order
+                                   CUT: the file took no more (a full disk); the last records
+                                   are in the rings, some before them are missing
               u32 0
 
     chunk     u32 magic
@@ -50,6 +52,7 @@ __all__ = [
     "CHUNKS_END_WORD",
     "CHUNK_MAGIC",
     "COALESCED",
+    "CUT",
     "END",
     "EVENTS",
     "FINISHED",
@@ -79,6 +82,7 @@ CHUNK_MAGIC = 0x4B4E4843
 CHUNK = struct.Struct("<IHHQQQ")
 
 FINISHED = 1
+CUT = 2
 
 META, RECORDS, JOURNAL, END = 1, 2, 3, 4
 

@@ -18,6 +18,7 @@ from vmm.trace.layout import (
     CHUNK,
     CHUNK_MAGIC,
     CHUNKS_END_WORD,
+    CUT,
     EVENTS,
     FINISHED,
     FLAGS_WORD,
@@ -115,6 +116,10 @@ class TraceMemory:
     def finish(self) -> None:
         """Say in the header that nothing is missing."""
         self._words[FLAGS_WORD] |= FINISHED
+
+    def cut(self) -> None:
+        """Say in the header that the file took no more."""
+        self._words[FLAGS_WORD] |= CUT
 
     def close(self) -> None:
         """Let go of it. The file stays."""

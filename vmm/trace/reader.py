@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from vmm.trace.layout import EVENTS, HEADER
 from vmm.trace.records import DTYPE, Records, exits_in, intact
 from vmm.trace.source import NEAR, TraceSource, parse_header
 from vmm.trace.view import Recording, View
+
+if TYPE_CHECKING:
+    from vmm.trace.decoder import Decoder
 
 __all__ = ["LiveTrace", "News", "TraceFile", "load"]
 
@@ -58,6 +62,19 @@ class TraceFile(View):
         """CLOCK_MONOTONIC when the trace was begun, as the records' times count."""
         self.wall_ns = source.header.wall_ns
         """CLOCK_REALTIME at that moment."""
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """Tells accesses in the words of the devices' registers."""
+        from vmm.trace.decoder import Decoder
+
+        begins = [int(ring[0]["sequence"]) for ring in self._recording.rings if len(ring)]
+        from_start = not any(begins) and not self.lost
+        return Decoder(self.devices, self.exits, from_start=from_start)
+
+    def ring(self, vcpu: int) -> Records:
+        """One vCPU's records in order: exits, and behind them the bytes of their strings."""
+        return self._recording.rings[vcpu]
 
 
 def load(path: str | os.PathLike[str]) -> TraceFile:

@@ -25,6 +25,7 @@ from vmm.errors import TraceError
 from vmm.trace.layout import (
     CHUNK,
     CHUNK_MAGIC,
+    CUT,
     END,
     EVENTS,
     FINISHED,
@@ -60,6 +61,7 @@ class Header:
     wall_ns: int
     monotonic_ns: int
     finished: bool
+    cut: bool
 
     def ring_at(self, ring: int) -> int:
         """Where a ring starts."""
@@ -113,6 +115,7 @@ def parse_header(data: bytes, name: str) -> Header:
     return Header(
         *(rings, capacity, rings_at, stride, chunks_at, chunks_end, wall, begun),
         finished=bool(flags & FINISHED),
+        cut=bool(flags & CUT),
     )
 
 
@@ -168,7 +171,9 @@ class TraceSource:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise TraceError(f"{name}: not a file; give the one that --trace wrote")
             source = cls(fd, name)
-            if not source.header.finished:
+            if source.header.cut:
+                source.notes.append("its disk was full: exits are missing before the last ones")
+            elif not source.header.finished:
                 source.notes.append("the trace was not closed: the machine runs or was killed")
             return source
         except BaseException:
@@ -237,13 +242,13 @@ class TraceSource:
                 first = self._flushed(ring)
             batch, start = self._tail(ring, first, unfinished)
             # Without chunks before it, a flight recorder: what is older was not to be kept.
-            if first and len(batch.records):
+            if (first or self.header.cut) and len(batch.records):
                 self._count_lost(ring, start - first)
             yield batch
         if damaged:
             self._note(f"{damaged:,} records are damaged and left out")
         if self.lost:
-            self._note(f"{self.lost:,} records are missing: they could not be written")
+            self._note(f"{self.lost:,} records are missing")
 
     # -- inside ---------------------------------------------------------------------------
 
@@ -294,7 +299,7 @@ class TraceSource:
         try:
             if chunk.size > _MOST_JSON:
                 raise ValueError("too large")
-            value = json.loads(self._read(chunk.at, chunk.size))
+            value = json.loads(self._read(chunk.at, chunk.size), parse_constant=_refuse)
             if isinstance(value, dict):
                 return value
             raise ValueError("not an object")
@@ -353,6 +358,11 @@ class TraceSource:
     def _checked(self, ring: int, records: Records, first: int) -> Batch:
         good = intact(records, first, _owner(ring), gaps=self.filtered and ring != EVENTS)
         return Batch(_owner(ring), records if good.all() else records[good])
+
+
+def _refuse(constant: str) -> None:
+    """NaN and infinities are no JSON, and nobody could read them where they are passed on."""
+    raise ValueError(constant)
 
 
 def _owner(ring: int) -> int | None:

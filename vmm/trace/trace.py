@@ -12,17 +12,19 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from kvm_bindings.exit_ring import RECORD_SIZE, WRITE, ExitRing
-from vmm.errors import ConfigError
+from kvm_bindings.exit_ring import EXIT, RECORD_SIZE, WRITE, ExitRing
+from vmm.errors import ConfigError, LifecycleError
 from vmm.trace.layout import CAPACITY, END, EVENTS, JOURNAL, META, RECORDS
 from vmm.trace.memory import TraceMemory
 
 if TYPE_CHECKING:
     from vmm.lifecycle import Phase
     from vmm.trace.conditions import Condition
+    from vmm.trace.reader import TraceFile
     from vmm.trace.sight import Surroundings
     from vmm.trace.stops import Kept, Stop
     from vmm.trace.tracers import TracerWatcher
+    from vmm.trace.view import View
     from vmm.trace.watch import Watch
     from vmm.vcpu import Vcpu
 
@@ -63,9 +65,14 @@ class Trace:
         self.on_stop: Callable[[int, str], None] = _no_stop
         """Stops the guest, without waiting for it: given the vCPU that met a condition, and how."""
         self._kept: Kept | None = None
+        self.complete_until = 0
+        """Where there is an error: how many exits are in the file before it."""
+        self.about: Callable[[], dict[str, Any]] = dict
+        """Describes the machine."""
         self._half = capacity // 2
         self._events = threading.Lock()
         self._described = b""
+        self._closed = False
 
     def ring(self, vcpu: int) -> ExitRing:
         """A vCPU's ring."""
@@ -164,7 +171,7 @@ class Trace:
             watch.remove(self._kept)
         self._kept = kept
         watch.add(kept)
-        self.describe({})
+        self.describe()
 
     def watching(self) -> Watch:
         """What feeds tracers and conditions; it is made when it is first wanted."""
@@ -215,10 +222,11 @@ class Trace:
 
         self.event(STATE, value=tuple(Phase).index(phase))
 
-    def describe(self, meta: dict[str, Any]) -> None:
+    def describe(self) -> None:
         """Say in the file what machine this is; may be called again when more is known."""
         if self.path is None or self.error is not None:
             return
+        meta = self.about()
         if self._kept is not None:
             meta = {**meta, "only": self._kept.condition.text}
         text = _json(meta)
@@ -231,7 +239,30 @@ class Trace:
         if self.path is not None and self.error is None:
             self._append(JOURNAL, data, first=first)
 
-    def save(self, path: str, meta: dict[str, Any], end: dict[str, Any] | None = None) -> None:
+    def read(self) -> TraceFile:
+        """What the trace holds now: the last exits, or all of them where a file is written.
+
+        Raises:
+            LifecycleError: the machine is closed, and no file has kept them.
+        """
+        from vmm.trace.reader import load, snapshot
+
+        if not self._closed:
+            return snapshot(self.memory.fd, self.about())
+        if self.path is not None:
+            return load(self.path)
+        raise LifecycleError("the machine is closed, and its exits are gone; give trace=FILE")
+
+    def where(self, **filters: Any) -> View:
+        """Select exits of what the trace holds now: `vmm.trace.view.View.where`.
+
+        Raises:
+            TraceError: there is no such reason or device.
+            LifecycleError: the machine is closed, and no file has kept them.
+        """
+        return self.read().where(**filters)
+
+    def save(self, path: str, end: dict[str, Any] | None = None) -> None:
         """Write what the rings hold now to a trace file of its own.
 
         Raises:
@@ -242,7 +273,7 @@ class Trace:
         copy = TraceMemory(len(self.memory.rings) - 1, path, self.memory.capacity)
         try:
             self.memory.copy_to(copy)
-            copy.append(META, _json(meta))
+            copy.append(META, _json(self.about()))
             if end is not None:
                 copy.append(END, _json(end))
             copy.finish()
@@ -253,6 +284,9 @@ class Trace:
 
     def close(self, end: dict[str, Any] | None = None) -> None:
         """Complete the file, with how the run ended, and let go of it."""
+        if self._closed:
+            return
+        self._closed = True
         if self.path is not None:
             for number in range(len(self.memory.rings)):
                 self._flush(number)
@@ -306,6 +340,8 @@ class Trace:
             self.memory.append(kind, *parts, ring=ring, first=first)
         except OSError as error:
             self.error = error.with_traceback(None)  # whose frames hold parts of the rings
+            self.complete_until = sum(map(_kept_exits, self.memory.rings))
+            self.memory.cut()
             return False
         return True
 
@@ -320,6 +356,12 @@ def _no_stop(vcpu: int, what: str) -> None:
 
 def _no_registers(wanted: bool) -> None:
     raise ConfigError("this trace has no vCPUs whose RIP could be delivered")
+
+
+def _kept_exits(ring: ExitRing) -> int:
+    """How many of a ring's exits have been copied to the file."""
+    waiting = range(ring.flushed, ring.done)
+    return ring.exits - sum(ring.record(number)[10] == EXIT for number in waiting)
 
 
 def _capacity(vcpus: int) -> int:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from kvm_bindings.constants import KVM_EXIT_IO, KVM_EXIT_MMIO
 from kvm_bindings.exit_ring import WRITE
 from vmm.errors import TraceError
-from vmm.exits import Exit, exit_name, exit_reason
+from vmm.exits import Exit, exit_name, exit_reason, from_record
 from vmm.trace.devicemap import DeviceMap
-from vmm.trace.records import Records, data_of, to_exit
+from vmm.trace.records import Records, data_of, to_exits
 
 __all__ = ["Recording", "View"]
 
@@ -67,10 +67,11 @@ class View:
         return len(self.exits)
 
     def __iter__(self) -> Iterator[Exit]:
-        return (self._exit(record) for record in self.exits)
+        return self.tell(self.exits)
 
     def __getitem__(self, index: int) -> Exit:
-        return self._exit(self.exits[index])
+        record = self.exits[index]
+        return from_record(record.item(), self.data_of(record))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self):,} exits>"
@@ -83,6 +84,11 @@ class View:
     def data_of(self, exit: Any) -> bytes:
         """All bytes that went over the bus in an exit, given as its record of `exits`."""
         return self._recording.data_of(exit)
+
+    def seconds(self, exits: Records) -> NDArray[np.float64]:
+        """When exits came, in seconds from the beginning of the trace."""
+        begun = np.uint64(self._recording.begun_ns)
+        return (exits["time_ns"] - begun).view(np.int64) / 1e9
 
     @property
     def values(self) -> bytes | NDArray[np.unsignedinteger[Any]]:
@@ -179,7 +185,9 @@ class View:
     def _of_device(self, name: str) -> Mask:
         devices = self.devices
         if name not in devices.names and name != "nobody":
-            known = ", ".join(devices.names) or "the trace does not say which there were"
+            known = f"there are {', '.join(devices.names)}"
+            if not devices.names:
+                known = "it does not say which there were"
             raise TraceError(f"no device {name} in the trace; {known}")
         # A guest uses few addresses: each is looked up once.
         keep = np.zeros(len(self), np.bool_)
@@ -190,8 +198,9 @@ class View:
             keep[here] = found[places]
         return keep
 
-    def _exit(self, record: Any) -> Exit:
-        return to_exit(record, self.data_of(record))
+    def tell(self, records: Records) -> Iterator[Exit]:
+        """Exits of this trace as objects, given as their records."""
+        return to_exits(records, self.data_of)
 
 
 def _reason(reason: str | int) -> int:

@@ -13,7 +13,6 @@ from vmm.cli.outcome import (
     JsonFile,
     report_fault,
     report_result,
-    result_facts,
     say_plan,
     show_screen,
 )
@@ -60,7 +59,7 @@ def test_json_is_refused_before_the_run_and_written_after_it(tmp_path):
     path = tmp_path / "result.json"
     file = JsonFile("--json", str(path))
     result = RunResult("debug_exit", 7, value=0x10, seconds=0.12345678, vcpu=1, detail="x")
-    file.write(result_facts(result))
+    file.write(result.facts())
     assert json.loads(path.read_text()) == {
         "reason": "debug_exit",
         "status": 0x21,

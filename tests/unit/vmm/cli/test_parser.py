@@ -10,6 +10,8 @@ from vmm.cli.parser import COMMANDS, FORMATS, build_parser, parse
 from vmm.errors import ConfigError
 from vmm.loader.load import FORMATS as LOADERS
 
+TRACE = "summary, show, export, diff, plot"
+
 
 def refused(*arguments: str) -> str:
     with pytest.raises(ConfigError) as caught:
@@ -41,7 +43,17 @@ def test_every_option_of_run_is_read():
             *("--load-addr", "0x100", "--entry", "256", "--cpl", "3", "--boot-drive", "0x80"),
             *("--timeout", "1.5", "--max-exits", "7", "--input", "serial", "--stats"),
             *("--json", "-", "--record", "r.vtrace", "--debug", "--symbols", "map"),
-            *("--explain-json", "x", "--name", "n", "--rip", "--tracer", "a.py:A,b=1"),
+            *(
+                "--trace",
+                "t.vtrace",
+                "--explain-json",
+                "x",
+                "--name",
+                "n",
+                "--rip",
+                "--tracer",
+                "a.py:A,b=1",
+            ),
             *("--stop-at", "exits=2", "--trace-only", "write", "kernel"),
         ]
     )
@@ -53,6 +65,7 @@ def test_every_option_of_run_is_read():
         "strict": True, "format": "flat32", "append": "-v --x", "module": ["m a", "n"],
         "load_addr": 0x100, "entry": 256, "cpl": "3", "boot_drive": 0x80, "timeout": 1.5,
         "max_exits": 7, "input": "serial", "record": "r.vtrace", "stats": True, "json": "-",
+        "trace": "t.vtrace",
         "debug": True, "symbols": "map", "explain_json": "x", "name": "n", "rip": True,
         "tracer": ["a.py:A,b=1"], "stop_at": ["exits=2"], "trace_only": "write",
     }  # fmt: skip
@@ -112,6 +125,19 @@ def test_debug_goes_before_and_behind_the_command(command):
         ("run a --cpl 2", "--cpl 2: not known; choose from 0, 3"),
         ("run a --irqchip yes", "--irqchip yes: not known; choose from on, off, auto"),
         ("run a --input kbd", "--input kbd: not known; choose from auto, serial, keyboard"),
+        ("trace", "no command given; see 'vmm trace --help'"),
+        ("trace sho x", "no command trace sho; did you mean show?"),
+        ("trace qqq", f"no command trace qqq; there are {TRACE} (see 'vmm trace --help')"),
+        ("trace show", "FILE is missing; see 'vmm trace show --help'"),
+        ("trace show a --slowr 1us", "no option --slowr; did you mean --slower?"),
+        ("trace diff a b c", "c: one argument too many; see 'vmm trace diff --help'"),
+        (
+            "trace show a --slower 10xs",
+            "--slower 10xs: give a time with its unit: 10us, 1.5ms, 2s",
+        ),
+        ("trace show a --port 9-8", "--port 9-8: a range goes up: 0x3f8-0x3ff"),
+        ("trace show a --port com1", "--port com1: not a number; write 1048576 or 0x100000"),
+        ("trace summary a --by port", "--by port: not known; choose from address, device, reason"),
         ("doctor --jsn", "no option --jsn; did you mean --json?"),
         ("doctor x", "x: one argument too many; see 'vmm doctor --help'"),
         ("--versoin", "no option --versoin; did you mean --version?"),

@@ -26,7 +26,7 @@ class Writer:
 
     def __init__(self, path: Path | None, vcpus: int = 1) -> None:
         self.trace = Trace(vcpus, None if path is None else str(path), CAPACITY)
-        self.begun_ns = int.from_bytes(self.trace.memory.memory[72:80], "little")
+        self.begun_ns = int.from_bytes(self.trace.memory.memory[64:72], "little")
         self.now = 0
 
     def ring(self, vcpu: int = 0) -> ExitRing:

@@ -50,8 +50,8 @@ META = {
     "devices": [
         {"name": "com1", "bus": "port", "start": 0x3F8, "end": 0x400, "base": 0x3F8,
          "registers": table_to_data(Uart16550.registers)},
-        {"name": "apic", "bus": "MMIO", "start": 0x3F8, "end": 0x3FA, "base": 0, "registers": None},
-    ]
+        {"name": "apic", "bus": "MMIO", "start": 0x3F8, "end": 0x3FA, "base": 0},
+    ],
 }  # fmt: skip
 
 
@@ -94,18 +94,29 @@ REGISTER = {"name": "R", "offset": 0, "size": 1, "access": "rw", "reset": 0}
         [{}],
         [GOOD | {"bus": "ISA"}],
         [GOOD | {"name": 1}],
+        [GOOD | {"name": []}],
         [GOOD | {"start": -1}],
         [GOOD | {"start": "0"}],
-        [GOOD | {"registers": 5}],
-        [GOOD | {"registers": [5]}],
-        [GOOD | {"registers": [REGISTER | {"access": "x"}]}],
-        [GOOD | {"registers": [REGISTER | {"size": 1 << 40}]}],
-        [GOOD | {"registers": [REGISTER | {"fields": [["F", 0, 1 << 40]]}]}],
-        [GOOD | {"registers": [REGISTER | {"fields": [["F"]]}]}],
-        [GOOD | {"registers": [REGISTER | {"when": ["R"]}]}],
-        [GOOD | {"registers": [REGISTER, REGISTER]}],
     ],
 )
-def test_what_is_no_description_is_refused(devices):
-    with pytest.raises(ValueError, match=r"\w"):
+def test_what_is_no_list_of_devices_is_refused(devices):
+    with pytest.raises(ValueError, match=r"no device|no list of devices"):
         DeviceMap.from_meta({"devices": devices})
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        5,
+        [5],
+        [REGISTER | {"access": "x"}],
+        [REGISTER | {"size": 1 << 40}],
+        [REGISTER | {"fields": [["F", 0, 1 << 40]]}],
+        [REGISTER | {"fields": [["F"]]}],
+        [REGISTER | {"when": ["R"]}],
+        [REGISTER, REGISTER],
+    ],
+)
+def test_what_is_no_table_is_refused(table):
+    with pytest.raises(ValueError, match=r"\w"):
+        DeviceMap.from_meta({"devices": [GOOD | {"registers": table}]})

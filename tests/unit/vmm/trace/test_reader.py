@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import struct
 from pathlib import Path
@@ -14,6 +16,8 @@ from hypothesis import strategies as st
 import vmm
 from vmm.errors import TraceError
 from vmm.exits import Exit
+from vmm.trace.diff import compare
+from vmm.trace.export import FORMATS
 from vmm.trace.reader import LiveTrace, load
 from vmm.trace.records import DTYPE
 
@@ -107,6 +111,10 @@ def test_strings_keep_all_their_bytes(path, writer):
     assert trace.where(port=0x10).values.tolist() == [0x201, 0x403, 0x605, 0x807, 0xA09]
     assert trace[1].data == long
     assert trace[1].count == 4096
+    assert list(trace) == [trace[index] for index in range(len(trace))]
+    assert trace[-1] == trace[2]
+    with pytest.raises(IndexError):
+        trace[3]
 
 
 def test_an_exit_that_was_being_handled_is_apart(path, writer):
@@ -125,11 +133,12 @@ def test_a_flight_recorder_has_the_last_exits(path, new_writer):
     writer = new_writer(None)
     for number in range(1000):
         writer.exit(value=number, size=4)
-    writer.trace.save(str(path), {"version": "1"}, {"reason": "shutdown"})
+    writer.trace.about = lambda: {"vmm": "1"}
+    writer.trace.save(str(path), {"reason": "shutdown"})
     writer.close()
     trace = load(path)
     assert trace.exits["value"].tolist() == list(range(1000 - CAPACITY, 1000))
-    assert trace.meta == {"version": "1"}
+    assert trace.meta == {"vmm": "1"}
     assert (trace.end, trace.lost, trace.notes) == ({"reason": "shutdown"}, 0, [])
 
 
@@ -137,7 +146,7 @@ def test_a_recorder_that_was_overwritten_while_it_was_saved(path, new_writer):
     writer = new_writer(None)
     for number in range(1000):
         writer.exit(value=number, size=4)
-    writer.trace.save(str(path), {})
+    writer.trace.save(str(path))
     head = bytes(writer.ring().memory[:4096])
     for number in range(1000, 1010):
         writer.exit(value=number, size=4)
@@ -154,11 +163,13 @@ def test_what_could_not_be_written_is_counted(path, writer):
     for number in range(200):
         writer.exit(value=number, size=4)
     writer.trace.error = OSError()  # the disk is full from here on
+    writer.trace.memory.cut()
     for number in range(200, 1000):
         writer.exit(value=number, size=4)
     trace = load(path)
     assert trace.lost == 1000 - 128 - (CAPACITY - 128)
-    assert trace.notes[-1] == f"{trace.lost:,} records are missing: they could not be written"
+    assert trace.notes[-1] == f"{trace.lost:,} records are missing"
+    assert "disk was full" in trace.notes[0]
     assert trace.exits["value"].tolist() == [
         *range(128), *range(1000 - CAPACITY + 128, 1000)
     ]  # fmt: skip
@@ -206,9 +217,9 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def example(writer) -> None:
-    writer.trace.describe(
-        {"devices": [{"name": "com1", "bus": "port", "start": 1016, "end": 1024, "base": 1016}]}
-    )
+    com1 = {"name": "com1", "bus": "port", "start": 1016, "end": 1024, "base": 1016}
+    writer.trace.about = lambda: {"devices": [com1]}
+    writer.trace.describe()
     for number in range(400):
         writer.exit(value=number, vcpu=number % 2)
         if not number % 50:
@@ -230,6 +241,11 @@ def look(path: Path) -> None:
     for record in trace.exits:
         trace.devices.name_at(int(record["reason"]), int(record["address"]))
     vmm.trace.Summary().add(trace.exits)
+    assert compare(trace, trace).same
+    for format in ("csv", "chrome"):
+        written = io.StringIO()
+        FORMATS[format](trace, trace, written)
+        assert format == "csv" or json.loads(written.getvalue())["traceEvents"]
 
 
 @pytest.fixture(scope="module")

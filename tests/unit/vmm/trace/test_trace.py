@@ -84,7 +84,8 @@ def test_what_is_not_flushed_yet_is_in_the_ring(path: Path) -> None:
 def test_a_description_is_written_when_it_changes(path: Path) -> None:
     trace = Trace(2, str(path), CAPACITY)
     for meta in ({"a": 1}, {"a": 1}, {"a": 2}):
-        trace.describe(meta)
+        trace.about = lambda meta=meta: meta
+        trace.describe()
     trace.close()
     found = [json.loads(chunk[3]) for chunk in chunks(path.read_bytes()) if chunk[0] == META]
     assert found == [{"a": 1}, {"a": 2}]
@@ -106,7 +107,8 @@ def test_an_interrupt_is_an_event_and_told_by_the_first_vcpu(path: Path) -> None
 def test_the_flight_recorder_is_saved(path: Path) -> None:
     trace = Trace(2, capacity=CAPACITY)
     fill(trace, 300)
-    trace.save(str(path), {"a": 1}, {"reason": "shutdown"})
+    trace.about = lambda: {"a": 1}
+    trace.save(str(path), {"reason": "shutdown"})
     trace.close()
     data = path.read_bytes()
     assert header(data)["flags"] == 1
@@ -121,7 +123,7 @@ def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
         Trace(1, str(tmp_path))
     trace = Trace(1, capacity=CAPACITY)
     with pytest.raises(ConfigError, match="No such file"):
-        trace.save(str(tmp_path / "no" / "t"), {})
+        trace.save(str(tmp_path / "no" / "t"))
     trace.close()
 
 
@@ -138,6 +140,7 @@ def test_a_full_disk_ends_the_file_not_the_run() -> None:
     assert trace.error is not None
     assert trace.error.strerror == "No space left on device"
     assert trace.memory.events.done == 1000
+    assert trace.memory.memory[72] == 2
     trace.close({})
 
 
