@@ -41,6 +41,7 @@ from vmm.vcpu import Vcpu
 if TYPE_CHECKING:
     from kvm_bindings.stats import Counter
     from vmm.bios.dispatch import Bios
+    from vmm.breakpoints import Breakpoints
     from vmm.cpustate import CpuState
     from vmm.symbols import Symbols
     from vmm.trace.recorder import Journal
@@ -151,6 +152,7 @@ class Machine:
             self.trace.around = self
             self.trace.about = self._about
             self.trace.on_stop = self._stop_at
+            self.trace.break_at = self._break_at
         self.pause_at_stops = False
         """At a stop (`Trace.stop_at`) the run is paused; otherwise it returns."""
         self.journal: Journal | None = None
@@ -221,6 +223,20 @@ class Machine:
     def vcpus(self) -> tuple[Vcpu, ...]:
         """The virtual processors; the first one is the one that boots."""
         return tuple(self._hardware.vcpus)
+
+    @cached_property
+    def breakpoints(self) -> Breakpoints:
+        """Breakpoints at linear addresses, for debuggers; `Trace.stop_at` is simpler."""
+        from vmm.breakpoints import Breakpoints
+        from vmm.kvm import backend
+
+        return Breakpoints(
+            self.vcpus,
+            self.memory,
+            software=backend() in ("kvm_amd", "kvm_intel"),
+            step_flags=stepping_flags(self.vm.check_extension),
+            in_guest=self._control.in_guest,
+        )
 
     @cached_property
     def events(self) -> HostEvents:
@@ -619,6 +635,16 @@ class Machine:
             late = device
             return LateDevice(device.name, lambda: journal.noted(late.device), self.lock)
         return journal.noted(device)
+
+    def _break_at(self, address: int, hit: Callable[[int, str], object]) -> Callable[[], None]:
+        """Set a breakpoint of the trace's; give what takes it back."""
+
+        def met(vcpu: int, address: int) -> None:
+            name = None if self.symbols is None else self.symbols.at(address)
+            hit(vcpu, f"vCPU {vcpu}, RIP {address:#x}{f' ({name})' if name else ''}")
+
+        point = self.breakpoints.add(address, met)
+        return lambda: self.breakpoints.remove(point)
 
     def _stop_at(self, vcpu: int, detail: str) -> None:
         if self.pause_at_stops:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kvm_bindings import constants as c
-from kvm_bindings.structs import kvm_guest_debug
 from vmm.endings import Ending
 from vmm.exits import Exit, pending_access
 from vmm.vcpu import Vcpu
@@ -51,7 +50,7 @@ def one_instruction(
         DeviceFault: a device raised.
     """
     before = vcpu.regs.rip  # settles it as well
-    vcpu.kvm.set_guest_debug(kvm_guest_debug(flags))
+    vcpu.debug.step(flags)
     try:
         ending = vcpu.execute(vcpu.exits + 1)
         event = None
@@ -69,4 +68,4 @@ def one_instruction(
             event = Exit(ending.exit_reason, vcpu.index)
         return event, ending
     finally:
-        vcpu.kvm.set_guest_debug(kvm_guest_debug())
+        vcpu.debug.step(0)

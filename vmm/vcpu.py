@@ -17,6 +17,7 @@ import errno
 import struct
 import threading
 from collections.abc import Callable
+from functools import cached_property
 from itertools import islice
 from typing import Protocol
 
@@ -29,6 +30,7 @@ from vmm.bus import Bus, UnclaimedAccess
 from vmm.endings import Ending, ending_of, run_failed
 from vmm.errors import DeviceFault, FaultChoice
 from vmm.exits import STATE_INCONSISTENT, Exit, pending_access
+from vmm.guest_debug import GuestDebug
 from vmm.registers import RegisterView
 
 __all__ = ["Control", "Vcpu"]
@@ -97,6 +99,8 @@ class Vcpu:
         self._lock = lock
         self._control = control
         self._irqchip = irqchip
+        self.on_debug: Callable[[], Ending | None] | None = None
+        """Asked at KVM_EXIT_DEBUG what it means: an ending, or None where the guest runs on."""
         self.runner = kvm.runner(ring)
         self._enter = self.runner.enter
         self._before: tuple[Callable[[], None], ...] = ()
@@ -165,6 +169,11 @@ class Vcpu:
             return reason
 
         self._enter = hooked if before or after else enter
+
+    @cached_property
+    def debug(self) -> GuestDebug:
+        """Single steps and breakpoints."""
+        return GuestDebug(self.kvm)
 
     # -- stopping -------------------------------------------------------------------------
 
@@ -285,7 +294,7 @@ class Vcpu:
                     self._memory_io()
                     exits += 1
                 elif reason >= 0:
-                    ending = ending_of(reason, page, self.index)
+                    ending = self._ending_of(reason)
                     exits += 1
                     if ending is not None:
                         return ending
@@ -315,6 +324,11 @@ class Vcpu:
             for call in self._after:
                 call()
         return None
+
+    def _ending_of(self, reason: int) -> Ending | None:
+        if reason == c.KVM_EXIT_DEBUG and self.on_debug is not None:
+            return self.on_debug()
+        return ending_of(reason, self._page, self.index)
 
     def _port_io(self, word: int, done: int = 0) -> None:
         """Carry out port I/O that the loop has not seen before, or that is a string, of which

@@ -11,6 +11,7 @@ import pytest
 
 import vmm
 from vmm.lifecycle import Phase
+from vmm.symbols import Symbols
 
 pytestmark = pytest.mark.kvm
 
@@ -79,6 +80,60 @@ def test_an_exit_at_an_instruction(loop):
     assert result.reason == "stopped"
     assert ", RIP 0x100" in result.detail
     assert written == [1, 2]
+
+
+@pytest.mark.parametrize("mode", ["real", "protected", "long"])
+def test_a_breakpoint_stops_before_the_instruction_each_time(machine, mode):
+    m = machine(LOOP, mode)
+    m.on_in(0x11)(lambda size: 0x40)
+    m.trace.stop_at("rip=0x1008")
+    for n in range(3):
+        result = m.run(timeout=60)
+        assert (result.reason, result.detail) == ("stopped", "rip=0x1008: vCPU 0, RIP 0x1008")
+        assert (m.regs.rip, m.regs.rax & 0xFF) == (0x1008, 0x40)
+        writes = [event for event in m.vcpus[0].last_exits() if event.write]
+        assert len(writes) == n + 1
+
+
+def test_a_breakpoint_at_a_symbol_counts_and_goes(machine):
+    m = machine(LOOP)
+    m.on_in(0x11)(lambda size: 0x40)
+    m.symbol_source = lambda: Symbols.load(b"00001002 T again\n00001008 T back\n")
+    stop = m.trace.stop_at("rip=again+4,exits=3")
+    assert m.run(timeout=60).detail == "rip=again+4,exits=3: vCPU 0, RIP 0x1006 (again+0x4)"
+    assert [e.name for e in m.vcpus[0].last_exits() if e.name == "IO"] == ["IO"] * 5
+    assert m.step() is not None  # the read at the breakpoint
+    assert m.regs.rip == 0x1008
+    assert m.run(timeout=60).reason == "stopped"
+    stop.remove()
+    assert m.run(max_exits=50).reason == "max_exits"
+    assert not len(m.breakpoints)
+
+
+def test_a_breakpoint_may_pause_and_is_changed_only_then(machine, background, until):
+    m = machine(LOOP)
+    m.on_in(0x11)(lambda size: 0x40)
+    m.pause_at_stops = True
+    stop = m.trace.stop_at("rip=0x1004")
+    run = background(lambda: m.run(timeout=60))
+    until(lambda: m.phase is Phase.PAUSED)
+    assert m.regs.rip == 0x1004
+    m.resume()
+    until(lambda: m.phase is Phase.PAUSED and m.regs.rip == 0x1004)
+    stop.remove()
+    before = m.vcpus[0].ring.exits
+    m.resume()
+    until(lambda: m.vcpus[0].ring.exits > before + 20)
+    with pytest.raises(vmm.LifecycleError, match="stands still; pause it"):
+        m.trace.stop_at("rip=0x1004")
+    m.stop()
+    assert run.result().reason == "stopped"
+
+
+def test_a_breakpoint_is_at_one_address(machine):
+    m = machine(LOOP)
+    with pytest.raises(vmm.ConfigError, match="a breakpoint has one address; exits in a range"):
+        m.trace.stop_at("rip=0x1000-0x1008")
 
 
 def test_a_handler_that_is_slow(machine):
@@ -155,7 +210,7 @@ def test_the_command_ends_at_the_first_match():
 def test_the_command_keeps_what_is_asked_for(tmp_path):
     path = tmp_path / "run.vtrace"
     done = command(
-        *("run", "payload:serial_echo", "--timeout", "60", "--record", str(path)),
+        *("run", "payload:serial_echo", "--timeout", "60", "--trace", str(path)),
         *("--trace-only", "reg=com1.THR"),
     )
     trace = vmm.trace.load(path)
@@ -169,7 +224,7 @@ def test_the_command_keeps_what_is_asked_for(tmp_path):
     [
         (["--stop-at", "prot=1"], "condition prot=1: 'prot=1' is no term; there are port,"),
         (["--stop-at", "device=com7"], "there is no device com7; there are "),
-        (["--trace-only", "write"], "--trace-only: no file gets the exits; add --record FILE"),
+        (["--trace-only", "write"], "--trace-only: no file gets the exits; add --trace FILE"),
     ],
 )
 def test_what_the_command_refuses(options, words):

@@ -35,7 +35,7 @@ def watch(machine: Machine, options: argparse.Namespace) -> None:
         trace.stop_at(text)
     if options.trace_only is not None:
         if trace.path is None:
-            raise ConfigError("--trace-only: no file gets the exits; add --record FILE")
+            raise ConfigError("--trace-only: no file gets the exits; add --trace FILE")
         trace.keep_only(options.trace_only)
     for text in options.tracer:
         _attach(trace, machine, text)

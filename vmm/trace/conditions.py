@@ -9,7 +9,9 @@ Terms, joined by commas, all of which have to hold:
     reg=com1.IER=1          that wrote or was given this value; reg=com1.LSR&1: any of these bits;
                             reg=com1.LSR&0x60=0x60: these bits have this value
     reason=HLT              an exit reason, as KVM names it
-    rip=0x7c00              where the vCPU is; rip=main, rip=main+4, rip=0x7c00-0x7dff
+    rip=0x7c00              where the vCPU is; rip=main, rip=main+4, rip=0x7c00-0x7dff. To stop
+                            there it needs no exit: without other terms it is a breakpoint, at a
+                            linear address; with others it is RIP as it came with the exit
     exits=1000              the 1000th exit for which everything else holds, and those behind it
     slower=100us            handling it took longer; ns, us, ms or s
     value=0x41              what was written or read; value&0x80, value&0xf0=0x40

@@ -19,7 +19,7 @@ from vmm.trace.memory import TraceMemory
 
 if TYPE_CHECKING:
     from vmm.lifecycle import Phase
-    from vmm.trace.conditions import Condition
+    from vmm.trace.conditions import Condition, Span
     from vmm.trace.reader import TraceFile
     from vmm.trace.sight import Surroundings
     from vmm.trace.stops import Kept, Stop
@@ -64,6 +64,9 @@ class Trace:
         self._tracers: list[TracerWatcher] = []
         self.on_stop: Callable[[int, str], None] = _no_stop
         """Stops the guest, without waiting for it: given the vCPU that met a condition, and how."""
+        self.break_at: Callable[[int, Callable[[int, str], object]], Callable[[], None]] = _no_break
+        """Sets a breakpoint at a linear address: given what to call there with the vCPU and a
+        sentence, it gives what takes it back."""
         self._kept: Kept | None = None
         self.complete_until = 0
         """Where there is an error: how many exits are in the file before it."""
@@ -136,14 +139,22 @@ class Trace:
 
         `Machine.run` then returns with the reason "stopped" and a detail that tells the exit, whose
         instruction is finished; another `run` goes on. Where `Machine.pause_at_stops` is set, the
-        run is paused instead. A guest that dies is not stopped: the run ends with its death.
+        run is paused instead. A condition on RIP alone (and a count) is a breakpoint at a linear
+        address: the guest stops before the instruction. A guest that dies is not stopped: the run
+        ends with its death.
 
         Raises:
-            ConfigError: it is no condition, or of a device, register or symbol that is not there.
+            ConfigError: it is no condition, or of a device, register or symbol that is not there,
+                or no breakpoint can be set.
+            LifecycleError: it is a breakpoint, and the machine runs.
         """
         from vmm.trace.stops import Stop
 
         found = self._condition(condition)
+        if found.only_rip and found.rip is not None:
+            return self._breakpoint(found, found.rip)
+        if found.asks_rip:
+            self.rip = True
         watch = self.watching()
         stop = Stop(found, self.on_stop, watch.remove)
         watch.add(stop)
@@ -163,7 +174,10 @@ class Trace:
             raise ConfigError(f"keep only {condition}: the trace is not kept in a file")
         if any(vcpu.running for vcpu in self._vcpus):
             raise LifecycleError("what is kept of a trace is chosen before a run or between runs")
-        kept = Kept(self._condition(condition), len(self._vcpus))
+        found = self._condition(condition)
+        if found.asks_rip:
+            self.rip = True
+        kept = Kept(found, len(self._vcpus))
         for vcpu in self._vcpus:
             self._flush(EVENTS + 1 + vcpu.index)
         watch = self.watching()
@@ -304,8 +318,19 @@ class Trace:
         condition.check(around.devices)
         if condition.asks_rip:
             condition = condition.resolved(around.symbols)
-            self.rip = True
         return condition
+
+    def _breakpoint(self, condition: Condition, where: Span) -> Stop:
+        from vmm.trace.stops import Stop
+
+        if where.first != where.last:
+            raise ConfigError(
+                f"condition {condition.text}: a breakpoint has one address; exits in a range are "
+                "met with one more term, as in rip=0x7c00-0x7dff,write"
+            )
+        stop = Stop(condition, self.on_stop, lambda stop: take_back())
+        take_back = self.break_at(where.first, stop.hit)
+        return stop
 
     def _tracer_failed(self, watcher: TracerWatcher, complaint: str) -> None:
         self._drop(watcher)
@@ -351,6 +376,10 @@ def _to_standard_error(text: str) -> None:
 
 
 def _no_stop(vcpu: int, what: str) -> None:
+    raise ConfigError("this trace is of no machine that could be stopped")
+
+
+def _no_break(address: int, hit: Callable[[int, str], object]) -> Callable[[], None]:
     raise ConfigError("this trace is of no machine that could be stopped")
 
 
