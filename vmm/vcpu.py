@@ -168,7 +168,16 @@ class Vcpu:
                 call()
             return reason
 
-        self._enter = hooked if before or after else enter
+        def followed() -> int:  # what tracers take, with as little around it as may be
+            finish()
+            call()
+            return enter()
+
+        if len(after) == 1 and not before:
+            (call,) = after
+            self._enter = followed
+        else:
+            self._enter = hooked if before or after else enter
 
     @cached_property
     def debug(self) -> GuestDebug:

@@ -110,6 +110,16 @@ def test_a_breakpoint_at_a_symbol_counts_and_goes(machine):
     assert not len(m.breakpoints)
 
 
+def test_a_breakpoint_on_several_processors(boot):
+    m = boot("payload:smp")
+    entry = m.plan.start.entry
+    m.trace.stop_at(f"rip={entry:#x}")
+    result = m.run(timeout=60)
+    assert (result.reason, result.vcpu, m.regs.rip) == ("stopped", 0, entry)
+    assert m.run(timeout=60).reason == "debug_exit"
+    assert b"0 1 2 3 all up" in m.console.output
+
+
 def test_a_breakpoint_may_pause_and_is_changed_only_then(machine, background, until):
     m = machine(LOOP)
     m.on_in(0x11)(lambda size: 0x40)

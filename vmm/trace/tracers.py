@@ -62,11 +62,12 @@ class TracerWatcher:
         self.name = type(tracer).__name__
         self._failed = failed
         self._live = True
-        hooks = {name: self._guarded(name) for name in _HOOKS if callable(_get(tracer, name))}
-        self._on_exit = hooks.get("on_exit")
-        self._on_bus = {KVM_EXIT_IO: hooks.get("on_pio"), KVM_EXIT_MMIO: hooks.get("on_mmio")}
-        self.on_irq = hooks.get("on_irq")
-        self.on_state = hooks.get("on_state")
+        hooks = [name for name in _HOOKS if callable(_get(tracer, name))]
+        exits = {name: self._told(name) for name in hooks}
+        self._on_exit = exits.get("on_exit")
+        self._on_bus = {KVM_EXIT_IO: exits.get("on_pio"), KVM_EXIT_MMIO: exits.get("on_mmio")}
+        self.on_irq = self._guarded("on_irq") if "on_irq" in hooks else None
+        self.on_state = self._guarded("on_state") if "on_state" in hooks else None
         self._devices = self._device_names()
         self._registers = self._register_hooks(around)
         self.needs_registers = bool(self._registers)
@@ -81,7 +82,7 @@ class TracerWatcher:
         calls: list[Tell] = []
         for hook in (self._on_exit, self._on_bus.get(access.reason)):
             if hook is not None:
-                calls.append(_given_exit(hook))
+                calls.append(hook)
         if self._registers and access.size:
             wanted = {
                 (device, register): hook
@@ -182,10 +183,27 @@ class TracerWatcher:
             try:
                 function(*arguments)
             except Exception as error:
-                self._live = False
-                self._failed(self, self._complaint(name, function, error))
+                self._raised(name, function, error)
 
         return hook
+
+    def _told(self, name: str) -> Tell:
+        """A hook of exits, which never raises."""
+        function = _get(self.tracer, name)
+
+        def tell(sight: Sight) -> None:
+            if not self._live:
+                return
+            try:
+                function(sight.exit)
+            except Exception as error:
+                self._raised(name, function, error)
+
+        return tell
+
+    def _raised(self, name: str, function: Any, error: Exception) -> None:
+        self._live = False
+        self._failed(self, self._complaint(name, function, error))
 
     def _complaint(self, name: str, function: Any, error: Exception) -> str:
         code = getattr(function, "__code__", None)
@@ -199,13 +217,6 @@ class TracerWatcher:
 
 def _get(tracer: object, name: str) -> Any:
     return getattr(tracer, name, None)
-
-
-def _given_exit(hook: Callable[..., None]) -> Tell:
-    def tell(sight: Sight) -> None:
-        hook(sight.exit)
-
-    return tell
 
 
 def _given_registers(hooks: dict[tuple[str, str], Callable[..., None]]) -> Tell:

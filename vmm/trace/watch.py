@@ -32,7 +32,8 @@ __all__ = ["Watch", "Watcher"]
 _PHASES = tuple(Phase)
 _MOST_KINDS = 4096
 """A guest may touch any address; what is remembered of them is bounded."""
-_FIRST_BYTES = 8
+_DONE = 1
+"""Of a ring's header, the word that says how many records are complete."""
 
 Tell = Callable[[Sight], None]
 Key = tuple[int, int, int, int]
@@ -70,8 +71,6 @@ class Watch:
         self._events = trace.memory.events
         self._lock = threading.RLock()
         self._watchers: tuple[Watcher, ...] = ()
-        self._after = [partial(self._exits_of, vcpu.index) for vcpu in vcpus]
-        self._before = [partial(self._exit_came, vcpu.index) for vcpu in vcpus]
         self._noting = False
         """Whether the values of other registers are noted when exits come."""
         self._next = [0] * len(vcpus)
@@ -79,12 +78,14 @@ class Watch:
         self._wants_events = False
         self._routes: dict[Key, tuple[Access, tuple[Tell, ...]]] = {}
         self._noted: list[list[Values] | None] = [None] * len(vcpus)
+        self._after = [self._exits_of(vcpu.index) for vcpu in vcpus]
+        self._before = [partial(self._exit_came, vcpu.index) for vcpu in vcpus]
 
     def add(self, watcher: Watcher) -> None:
         """Tell a watcher of what happens from now on. From any thread, also out of a hook."""
         with self._lock:
             if not self._watchers:
-                self._next = [ring.done for ring in self._rings]
+                self._next[:] = [ring.done for ring in self._rings]
                 self._next_event = self._events.done
             self._rewire((*self._watchers, watcher))
 
@@ -122,7 +123,7 @@ class Watch:
             if vcpu.running and not vcpu.on_this_thread:
                 vcpu.kick()  # its loop takes up new hooks when it comes out of the guest
         if noting != self._noting:
-            self._noted = [None] * len(self._vcpus)
+            self._noted[:] = [None] * len(self._vcpus)
             self._noting = noting
 
     def _exit_came(self, index: int) -> None:
@@ -140,37 +141,43 @@ class Watch:
             if calls and access.depends:
                 self._noted[index] = [place.now() for place in access.places]
 
-    def _exits_of(self, index: int) -> None:
-        """Tell of what is new in a vCPU's ring, and of events in between. On its thread."""
-        with self._lock:
-            ring = self._rings[index]
-            records, mask, done = ring.records, ring.capacity - 1, ring.done
-            at = self._next[index]
-            while at < done:
-                fields = RECORD.unpack_from(records, (at & mask) * RECORD_SIZE)
-                number, at = at, at + 1
-                if fields[10] != EXIT:
-                    continue
-                access, calls = self._route(fields)
+    def _exits_of(self, index: int) -> Callable[[], None]:
+        """A function that tells of what is new in a vCPU's ring, and of events in between. It is
+        called behind every exit, on the vCPU's thread."""
+        ring = self._rings[index]
+        words, records, mask = ring.words, ring.records, ring.capacity - 1
+        unpack, lock, following, noted = RECORD.unpack_from, self._lock, self._next, self._noted
+
+        def tell_all() -> None:
+            with lock:
+                done, at = words[_DONE], following[index]
+                while at < done:
+                    fields = unpack(records, (at & mask) * RECORD_SIZE)
+                    number, at = at, at + 1
+                    if fields[10] != EXIT:
+                        continue
+                    access, calls = self._route(fields)
+                    if self._wants_events:
+                        self._tell_events(fields[0])
+                    if not calls:
+                        continue
+                    wanted = fields[11] * fields[6]
+                    data = fields[3].to_bytes(8, "little")
+                    while wanted > len(data):
+                        start = (at & mask) * RECORD_SIZE
+                        data += records[start : start + min(wanted - len(data), DATA_BYTES)]
+                        at += 1
+                    event = from_record(fields, data[:wanted])
+                    sight = Sight(access, event, number, noted[index])
+                    # It is done with: who raises, or attaches another, does not see it twice.
+                    following[index] = at
+                    for tell in calls:
+                        tell(sight)
+                following[index] = at
                 if self._wants_events:
-                    self._tell_events(fields[0])
-                if not calls:
-                    continue
-                data = fields[3].to_bytes(8, "little")
-                rest = fields[11] * fields[6] - _FIRST_BYTES
-                while rest > 0:
-                    start = (at & mask) * RECORD_SIZE
-                    data += records[start : start + min(rest, DATA_BYTES)]
-                    rest, at = rest - DATA_BYTES, at + 1
-                event = from_record(fields, data[: fields[11] * fields[6]])
-                sight = Sight(access, event, number, self._noted[index])
-                # It is done with: who raises, or attaches another, does not see it twice.
-                self._next[index] = at
-                for tell in calls:
-                    tell(sight)
-            self._next[index] = max(at, self._next[index])
-            if self._wants_events:
-                self._tell_events()
+                    self._tell_events()
+
+        return tell_all
 
     def _route(self, fields: Fields) -> tuple[Access, tuple[Tell, ...]]:
         """Who is told of an exit with this record."""
