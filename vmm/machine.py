@@ -164,6 +164,7 @@ class Machine:
         self._control = RunControl()
         if self.trace is not None:
             self._control.lifecycle.note = self.trace.note_phase
+            self._control.on_held = self._catch_up
         self._closed = False
         self.made_s = time.monotonic()
         """When the machine was made, by CLOCK_MONOTONIC."""

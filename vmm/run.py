@@ -52,6 +52,8 @@ class RunControl:
         have not been seen yet."""
         self.on_device_fault: Callable[[DeviceFault], FaultChoice] | None = None
         """Asked what becomes of an access whose device raised, while all vCPUs stand still."""
+        self.on_held: Callable[[], None] | None = None
+        """Called on the thread of a vCPU that has come to the gate, without locks."""
         self.held_by = ""
         """Why the run is held, where somebody said so."""
         self._changed = threading.Condition()
@@ -223,7 +225,8 @@ class RunControl:
             return True  # given up, or all are wanted at the gate
         if self._gate_closed and not stepping:
             with self._at_gate(vcpu):
-                pass
+                if self.on_held is not None:
+                    self.on_held()
             if vcpu.index in self._permits:
                 return True
         if self._ending is not None:

@@ -168,9 +168,17 @@ def test_one_of_several_processors_stops_all(boot):
 def test_a_stop_may_pause_instead(loop, background, until):
     m, written = loop()
     m.pause_at_stops = True
+    phases = []
+
+    class Tracer:
+        def on_state(self, phase):
+            phases.append(phase)
+
+    m.trace.attach(Tracer)
     stop = m.trace.stop_at("port=0x10,value=3")
     run = background(lambda: m.run(timeout=60))
     until(lambda: m.phase is Phase.PAUSED)
+    until(lambda: phases == [Phase.RUNNING, Phase.PAUSED])  # told while it is paused
     assert written == [1, 2, 3]
     assert m.held_by.startswith("port=0x10,value=3: vCPU 0, IO out 0x10 1b 0x3")
     assert m.regs.rip == 0x1004

@@ -6,6 +6,7 @@ Spec: `vmm.trace.conditions` for the grammar.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from kvm_bindings.constants import (
     KVM_EXIT_FAIL_ENTRY,
@@ -13,12 +14,16 @@ from kvm_bindings.constants import (
     KVM_EXIT_SHUTDOWN,
 )
 from kvm_bindings.exit_ring import DATA_BYTES
+from vmm.errors import ConfigError
 from vmm.lifecycle import Phase
-from vmm.trace.conditions import Condition
+from vmm.trace.conditions import Condition, parse_condition
 from vmm.trace.sight import Access, Sight
 from vmm.trace.watch import Tell
 
-__all__ = ["Kept", "Stop"]
+if TYPE_CHECKING:
+    from vmm.trace.trace import Trace
+
+__all__ = ["Kept", "Stop", "new_filter", "new_stop"]
 
 _DEATHS = (KVM_EXIT_SHUTDOWN, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR)
 """The run ends at these anyway, with all that is known about the death."""
@@ -102,3 +107,51 @@ class Kept:
                 more = max(exit.size * exit.count - 8, 0)
                 end = sight.number + 1 + -(-more // DATA_BYTES)
                 self._records[exit.vcpu] += range(sight.number, end)
+
+
+def new_stop(trace: Trace, text: str) -> Stop:
+    """Stop a machine where a condition is met; where that asks for RIP alone, by a breakpoint.
+
+    Raises:
+        ConfigError: it is no condition for this machine, or no breakpoint can be set.
+        LifecycleError: it is a breakpoint, and the machine runs.
+    """
+    condition = _condition(trace, text)
+    if condition.only_rip and condition.rip is not None:
+        if condition.rip.first != condition.rip.last:
+            raise ConfigError(
+                f"condition {text}: a breakpoint has one address; exits in a range are met with "
+                "one more term, as in rip=0x7c00-0x7dff,write"
+            )
+        stop = Stop(condition, trace.on_stop, lambda stop: take_back())
+        take_back = trace.break_at(condition.rip.first, stop.hit)
+        return stop
+    watch = trace.watching()
+    stop = Stop(condition, trace.on_stop, watch.remove)
+    _have_rip(trace, condition)
+    watch.add(stop)
+    return stop
+
+
+def new_filter(trace: Trace, text: str, vcpus: int) -> Kept:
+    """What notes the records of a trace that meet a condition.
+
+    Raises:
+        ConfigError: it is no condition for this machine.
+    """
+    condition = _condition(trace, text)
+    _have_rip(trace, condition)
+    return Kept(condition, vcpus)
+
+
+def _condition(trace: Trace, text: str) -> Condition:
+    """A condition whose devices, registers and symbols the machine has."""
+    condition = parse_condition(text)
+    around = trace.watching().around
+    condition.check(around.devices)
+    return condition.resolved(around.symbols) if condition.symbol else condition
+
+
+def _have_rip(trace: Trace, condition: Condition) -> None:
+    if condition.asks_rip:
+        trace.rip = True

@@ -19,7 +19,6 @@ from vmm.trace.memory import TraceMemory
 
 if TYPE_CHECKING:
     from vmm.lifecycle import Phase
-    from vmm.trace.conditions import Condition, Span
     from vmm.trace.reader import TraceFile
     from vmm.trace.sight import Surroundings
     from vmm.trace.stops import Kept, Stop
@@ -148,17 +147,9 @@ class Trace:
                 or no breakpoint can be set.
             LifecycleError: it is a breakpoint, and the machine runs.
         """
-        from vmm.trace.stops import Stop
+        from vmm.trace.stops import new_stop
 
-        found = self._condition(condition)
-        if found.only_rip and found.rip is not None:
-            return self._breakpoint(found, found.rip)
-        if found.asks_rip:
-            self.rip = True
-        watch = self.watching()
-        stop = Stop(found, self.on_stop, watch.remove)
-        watch.add(stop)
-        return stop
+        return new_stop(self, condition)
 
     def keep_only(self, condition: str) -> None:
         """Keep in the file only exits that meet a condition, from here on. The rings have all.
@@ -168,16 +159,13 @@ class Trace:
             LifecycleError: the machine runs.
         """
         from vmm.errors import LifecycleError
-        from vmm.trace.stops import Kept
+        from vmm.trace.stops import new_filter
 
         if self.path is None:
             raise ConfigError(f"keep only {condition}: the trace is not kept in a file")
         if any(vcpu.running for vcpu in self._vcpus):
             raise LifecycleError("what is kept of a trace is chosen before a run or between runs")
-        found = self._condition(condition)
-        if found.asks_rip:
-            self.rip = True
-        kept = Kept(found, len(self._vcpus))
+        kept = new_filter(self, condition, len(self._vcpus))
         for vcpu in self._vcpus:
             self._flush(EVENTS + 1 + vcpu.index)
         watch = self.watching()
@@ -309,28 +297,6 @@ class Trace:
             if self.error is None:
                 self.memory.finish()
         self.memory.close()
-
-    def _condition(self, text: str) -> Condition:
-        from vmm.trace.conditions import parse_condition
-
-        condition = parse_condition(text)
-        around = self.watching().around
-        condition.check(around.devices)
-        if condition.asks_rip:
-            condition = condition.resolved(around.symbols)
-        return condition
-
-    def _breakpoint(self, condition: Condition, where: Span) -> Stop:
-        from vmm.trace.stops import Stop
-
-        if where.first != where.last:
-            raise ConfigError(
-                f"condition {condition.text}: a breakpoint has one address; exits in a range are "
-                "met with one more term, as in rip=0x7c00-0x7dff,write"
-            )
-        stop = Stop(condition, self.on_stop, lambda stop: take_back())
-        take_back = self.break_at(where.first, stop.hit)
-        return stop
 
     def _tracer_failed(self, watcher: TracerWatcher, complaint: str) -> None:
         self._drop(watcher)

@@ -14,7 +14,7 @@
 Hooks are called behind the exit, on the vCPU's thread and without the device lock, before the guest
 is entered again. One lock is held over all hooks of a machine, so that a tracer needs none. Exits
 of a vCPU come in their order; events (lines, phases) between them by their time, those that
-come while no vCPU exits at the latest with the next heartbeat or at the end of the run.
+come while no vCPU exits at the latest with the next heartbeat, at a pause or at the end of the run.
 
 Which register an access went to is decided by the values that others had when the exit came (DLAB),
 also where the access changes them; `value` has the bits that went over the bus, in their
