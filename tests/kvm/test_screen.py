@@ -133,6 +133,7 @@ def loop(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.command
 def test_a_guest_is_watched_paused_stepped_and_typed_to(start):
     terminal = start("run", "--tui", "payload:serial_echo")
     terminal.until("1 exits", "5 console", "echo, q quits", "running", "LSR = THRE|TEMT")

@@ -29,8 +29,9 @@ _UNWANTED = (
     "usr/share/lintian",
 )
 
-# Compiles C, which the inside cannot: there is no compiler there.
-_LEFT_OUT = ("setuptools",)
+# Compiles C, which the inside cannot: there is no compiler there. And the project's own extras,
+# which draw pictures.
+_LEFT_OUT = ("setuptools", "glassvm")
 
 # Wheels that the inside's C library (2.35 or later) takes; pip wants each of them named.
 _PLATFORMS = tuple(
