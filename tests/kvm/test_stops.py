@@ -15,6 +15,11 @@ from vmm.symbols import Symbols
 
 pytestmark = pytest.mark.kvm
 
+traps_breakpoints = pytest.mark.skipif(
+    os.environ.get("GLASSVM_LAB") == "1",
+    reason="QEMU's software AMD-V lets through debug registers and INT3, which processors trap",
+)
+
 ROOT = Path(__file__).parents[2]
 
 # 0x1000  b0 01     mov al, 1
@@ -82,6 +87,7 @@ def test_an_exit_at_an_instruction(loop):
     assert written == [1, 2]
 
 
+@traps_breakpoints
 @pytest.mark.parametrize("mode", ["real", "protected", "long"])
 def test_a_breakpoint_stops_before_the_instruction_each_time(machine, mode):
     m = machine(LOOP, mode)
@@ -95,6 +101,7 @@ def test_a_breakpoint_stops_before_the_instruction_each_time(machine, mode):
         assert len(writes) == n + 1
 
 
+@traps_breakpoints
 def test_a_breakpoint_at_a_symbol_counts_and_goes(machine):
     m = machine(LOOP)
     m.on_in(0x11)(lambda size: 0x40)
@@ -110,6 +117,7 @@ def test_a_breakpoint_at_a_symbol_counts_and_goes(machine):
     assert not len(m.breakpoints)
 
 
+@traps_breakpoints
 def test_a_breakpoint_on_several_processors(boot):
     m = boot("payload:smp")
     entry = m.plan.start.entry
@@ -120,6 +128,7 @@ def test_a_breakpoint_on_several_processors(boot):
     assert b"0 1 2 3 all up" in m.console.output
 
 
+@traps_breakpoints
 def test_a_breakpoint_may_pause_and_is_changed_only_then(machine, background, until):
     m = machine(LOOP)
     m.on_in(0x11)(lambda size: 0x40)
