@@ -9,7 +9,7 @@ INT3 is not understood.
 A vCPU that met a breakpoint makes one step without it when it goes on. For that moment an INT3 is
 out of memory, and another vCPU may run past it.
 
-QEMU's software AMD-V, which the lab runs on, traps neither debug registers nor INT3.
+On QEMU's software AMD-V, which the lab runs on, neither kind stops a guest; why is not known yet.
 
 Spec: KVM API, KVM_SET_GUEST_DEBUG, "KVM_EXIT_DEBUG".
 """

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.kvm
 
 traps_breakpoints = pytest.mark.skipif(
     os.environ.get("GLASSVM_LAB") == "1",
-    reason="QEMU's software AMD-V lets through debug registers and INT3, which processors trap",
+    reason="breakpoints do not stop guests on QEMU's software AMD-V; why is not known yet",
 )
 
 ROOT = Path(__file__).parents[2]
