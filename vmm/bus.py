@@ -113,9 +113,9 @@ class Bus:
         self.limit = limit
         self.strict = strict
         self.unclaimed: Counter[tuple[int, bool]] = Counter()
+        """How often the guest (address, wrote) where nothing answers."""
         self.failed_at = 0
         """Where in its data, in bytes, the last string stopped that was left by an exception."""
-        """How often the guest (address, wrote) where nothing answers."""
         self._mappings: list[Mapping] = []
         self._starts: list[int] = []
         # Keyed by address << 4 | size: an access that was seen to lie inside one mapping.

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from functools import cached_property
 from itertools import islice
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import kvm_bindings
 from kvm_bindings import constants as c
@@ -29,26 +29,22 @@ from kvm_bindings.structs import kvm_regs, kvm_run
 from vmm.bus import Bus, UnclaimedAccess
 from vmm.endings import Ending, ending_of, run_failed
 from vmm.errors import DeviceFault, FaultChoice
-from vmm.exits import STATE_INCONSISTENT, Exit, pending_access
-from vmm.guest_debug import GuestDebug
+from vmm.exit_io import DATA_OFFSET, IO_WORD, ONES, ExitIo
+from vmm.exits import STATE_INCONSISTENT, Exit
 from vmm.registers import RegisterView
+
+if TYPE_CHECKING:
+    from vmm.guest_debug import GuestDebug
 
 __all__ = ["Control", "Vcpu"]
 
 # struct kvm_run (Spec: KVM API, "The kvm_run structure").
 _IMMEDIATE_EXIT = 1
 _IF_FLAG = 13
-_UNION = 32
-_IO_WORD = _UNION // 8  # io: direction (8 bits), size (8), port (16), count (32) as one number
-_DATA_OFFSET = _IO_WORD + 1
-_WORDS_END = 8 * (_DATA_OFFSET + 1)
-_MMIO = struct.Struct("<Q8sIB")  # phys_addr, data, len, is_write
 _ELEMENT = {1: struct.Struct("<B"), 2: struct.Struct("<H"), 4: struct.Struct("<I")}
 
 _RIP = kvm_run.s.offset + vars(kvm_regs)["rip"].offset
 """Where KVM puts RIP, of the registers that it delivers with an exit."""
-
-_ONES = tuple((1 << 8 * size) - 1 for size in range(9))
 
 
 class Control(Protocol):
@@ -94,8 +90,7 @@ class Vcpu:
         """Exits handled since the machine was made."""
         self.regs = RegisterView(self._fetch_regs, kvm.set_regs)
         self.sregs = RegisterView(self._fetch_sregs, self._store_sregs)
-        self._pio = pio
-        self._mmio = mmio
+        self._io = ExitIo(kvm.page, pio, mmio, lock)
         self._lock = lock
         self._control = control
         self._irqchip = irqchip
@@ -107,7 +102,6 @@ class Vcpu:
         self._after: tuple[Callable[[], None], ...] = ()
         self._full: Callable[[Vcpu], None] | None = None
         self._page = kvm.page
-        self._words = kvm.page[:_WORDS_END].cast("Q")
         self._thread: int | None = None
         self.thread_id: int | None = None
         """The thread that ran this vCPU last, as the kernel numbers threads; None: none has."""
@@ -182,6 +176,8 @@ class Vcpu:
     @cached_property
     def debug(self) -> GuestDebug:
         """Single steps and breakpoints."""
+        from vmm.guest_debug import GuestDebug
+
         return GuestDebug(self.kvm)
 
     # -- stopping -------------------------------------------------------------------------
@@ -266,21 +262,21 @@ class Vcpu:
                 self._page[_IMMEDIATE_EXIT] = 0
 
     def _loop(self, limit: int, *, settling: bool = False) -> Ending | None:
-        enter, page, words, lock = self._enter, self._page, self._words, self._lock
-        calls, io_reason = self._pio.calls, c.KVM_EXIT_IO
+        enter, page, io, lock = self._enter, self._page, self._io, self._lock
+        words, calls, io_reason = io.words, io.pio.calls, c.KVM_EXIT_IO
         exits = self.exits
         reason = 0
         try:
             while exits != limit:
                 reason = enter()
                 if reason == io_reason:
-                    word = words[_IO_WORD]
+                    word = words[IO_WORD]
                     found = calls.get(word)
                     if found is None:
-                        self._port_io(word)
+                        io.port(word)
                     else:
                         write, size, call, at = found
-                        offset = words[_DATA_OFFSET]
+                        offset = words[DATA_OFFSET]
                         if write:
                             if size == 1:
                                 value = page[offset]
@@ -293,14 +289,14 @@ class Vcpu:
                                     call(at, size, value)
                         else:
                             with lock:
-                                value = (call(size) if at is None else call(at, size)) & _ONES[size]
+                                value = (call(size) if at is None else call(at, size)) & ONES[size]
                             if size == 1:
                                 page[offset] = value
                             else:
                                 _ELEMENT[size].pack_into(page, offset, value)
                     exits += 1
                 elif reason == c.KVM_EXIT_MMIO:
-                    self._memory_io()
+                    io.memory()
                     exits += 1
                 elif reason >= 0:
                     ending = self._ending_of(reason)
@@ -339,77 +335,19 @@ class Vcpu:
             return self.on_debug()
         return ending_of(reason, self._page, self.index)
 
-    def _port_io(self, word: int, done: int = 0) -> None:
-        """Carry out port I/O that the loop has not seen before, or that is a string, of which
-        `done` bytes are done.
-
-        What can be repeated without a look at the bus is put into `Bus.calls` for the loop.
-        """
-        write, size, port, count = word & 0xFF, word >> 8 & 0xFF, word >> 16 & 0xFFFF, word >> 32
-        offset, pio = self._words[_DATA_OFFSET], self._pio
-        data = self._page[offset + done : offset + size * count]
-        with self._lock:
-            if write:
-                pio.write_string(port, size, data)
-            else:
-                pio.read_string(port, size, data)
-            if count == 1:
-                pio.remember(word, bool(write), port, size)
-
-    def _memory_io(self) -> None:
-        """Carry out a read or write of memory that is none."""
-        page = self._page
-        address, data, size, write = _MMIO.unpack_from(page, _UNION)
-        with self._lock:
-            if write:
-                self._mmio.write(address, size, int.from_bytes(data[:size], "little"))
-            else:
-                value = self._mmio.read(address, size) & _ONES[size]
-                page[_UNION + 8 : _UNION + 8 + size] = value.to_bytes(size, "little")
-
-    def _fault(self, reason: int, error: Exception) -> DeviceFault:
-        if reason == c.KVM_EXIT_IO:
-            fault = self._pio.fault(self._words[_IO_WORD] >> 16 & 0xFFFF, error)
-        else:
-            fault = self._mmio.fault(_MMIO.unpack_from(self._page, _UNION)[0], error)
-        fault.__cause__ = error
-        return fault
-
     def _recover(self, reason: int, error: Exception) -> None:
-        """A device raised. The guest has not been entered since, so that its access is pending as
-        it was: finish it as the machine's policy says.
+        """A device raised: finish its access as the machine's policy says.
 
         Raises:
             DeviceFault: the policy does not want it finished.
         """
+        from vmm.recovery import recover
+
         self._unsettled = False  # whoever looks at registers now must not finish the access
-        done = 0
-        while True:
-            fault = self._fault(reason, error)
-            access = fault.access = pending_access(reason, self._page, self.index)
-            if access is None:
-                raise fault
-            choice = self._control.device_failed(self, fault)
-            if choice == "raise":
-                raise fault
-            if access.count > 1:
-                done += self._pio.failed_at  # a string goes on with the element that failed
-            if choice == "skip":
-                if not access.write:
-                    io = reason == c.KVM_EXIT_IO
-                    start = (self._words[_DATA_OFFSET] if io else _UNION + 8) + done
-                    self._page[start : start + access.size] = b"\xff" * access.size
-                done += access.size
-                if done == access.size * access.count:
-                    return
-            try:
-                if reason == c.KVM_EXIT_IO:
-                    self._port_io(self._words[_IO_WORD], done)
-                else:
-                    self._memory_io()
-                return
-            except Exception as again:
-                error = again
+        recover(
+            *(self._io, reason, error, self.index),
+            lambda fault: self._control.device_failed(self, fault),
+        )
 
     # -- looking --------------------------------------------------------------------------
 
@@ -425,7 +363,7 @@ class Vcpu:
 
     def close(self) -> None:
         """Close the vCPU."""
-        self._words.release()
+        self._io.close()
         self.kvm.close()
 
     def _fetch_regs(self) -> kvm_bindings.structs.kvm_regs:
