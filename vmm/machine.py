@@ -151,10 +151,12 @@ class Machine:
             self.trace = Trace(cpus, None if trace is True else trace)
             self.trace.around = self
             self.trace.about = self._about
-            self.trace.on_stop = self._stop_at
+            self.trace.on_stop = self._met_stop
             self.trace.break_at = self._break_at
         self.pause_at_stops = False
         """At a stop (`Trace.stop_at`) the run is paused; otherwise it returns."""
+        self.onlookers: set[object] = set()
+        """Screens that see the machine: while there are any, stops pause the run as well."""
         self.journal: Journal | None = None
         """What devices are given and what they do, where that is kept."""
         if journal and self.trace is not None:
@@ -510,10 +512,13 @@ class Machine:
         """End the run in progress for a reason of a device: poweroff, reset, debug_exit."""
         self._control.end(ending)
 
-    def pause(self, timeout_s: float | None = None) -> bool:
+    def pause(self, timeout_s: float | None = None, *, hold: str = "user") -> bool:
         """Hold a run in progress between two instructions, from another thread; say whether it
-        stands still, which takes longer than `timeout_s` where a device is at work."""
-        stands = self._control.pause(timeout_s)
+        stands still, which takes longer than `timeout_s` where a device is at work.
+
+        Holds of different names do not undo each other: the run goes on when none is left.
+        """
+        stands = self._control.pause(timeout_s, hold=hold)
         self._catch_up()
         return stands
 
@@ -544,9 +549,9 @@ class Machine:
         """Why a run is held, where somebody said so."""
         return self._control.held_by
 
-    def resume(self) -> None:
+    def resume(self, *, hold: str = "user") -> None:
         """Let a paused run go on."""
-        self._control.resume()
+        self._control.resume(hold=hold)
 
     def close(self) -> None:
         """Stop the run, if there is one, and give everything back. May be called twice.
@@ -647,8 +652,8 @@ class Machine:
         point = self.breakpoints.add(address, met)
         return lambda: self.breakpoints.remove(point)
 
-    def _stop_at(self, vcpu: int, detail: str) -> None:
-        if self.pause_at_stops:
+    def _met_stop(self, vcpu: int, detail: str, pauses: bool) -> None:
+        if pauses or self.pause_at_stops or self.onlookers:
             self._control.pause_soon(detail)
         else:
             self._control.end(Ending("stopped", vcpu, detail=detail))

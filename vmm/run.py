@@ -38,6 +38,8 @@ _BATCH = 256
 
 _HEARTBEAT_NS = 50_000_000
 _FOREVER_S = 1e9
+_USERS = "user"
+"""The hold that `pause` takes unless it is told another."""
 
 
 class RunControl:
@@ -67,7 +69,8 @@ class RunControl:
         """What a vCPU may do though the run is held: run for one exit, or one instruction."""
         self._stepping: set[int] = set()
         """Those that are at it."""
-        self._pause = False
+        self._holds: set[str] = set()
+        """Who wants the run to stand still."""
         self._asking: Vcpu | None = None
         self._single = False
         self._busy = False
@@ -106,8 +109,13 @@ class RunControl:
         self._fault = error
         self.end(Ending("stopped", detail=str(error)))
 
-    def pause(self, timeout_s: float | None = None) -> bool:
+    def pause(self, timeout_s: float | None = None, *, hold: str = _USERS) -> bool:
         """Hold all vCPUs between two instructions and return when they stand still.
+
+        Args:
+            timeout_s: how long to wait for that; None for as long as it takes.
+            hold: what this hold is called: the run goes on when every one is let go of, so that
+                nobody who only looks undoes a user's pause, or that of a stop.
 
         Returns:
             Whether they do; False where a vCPU did not come out within `timeout_s` (it will
@@ -116,35 +124,39 @@ class RunControl:
         Raises:
             LifecycleError: called by a device on a vCPU's own thread, which would wait for itself.
         """
-        if self.lifecycle.phase is not Phase.RUNNING:
-            return self.lifecycle.phase is Phase.PAUSED and self._busy
+        phase = self.lifecycle.phase
+        if phase is not Phase.RUNNING and not (phase is Phase.PAUSED and self._busy):
+            return False
         if any(vcpu.on_this_thread for vcpu in self.vcpus):
             raise LifecycleError("a device cannot pause the machine that it runs in; end the run")
-        self.pause_soon()
+        self.pause_soon(hold=hold)
         with self._changed:
             parked = self._changed.wait_for(self._all_parked, timeout_s)
             self._hold()
             return parked and self._ending is None
 
-    def pause_soon(self, why: str = "") -> None:
+    def pause_soon(self, why: str = "", *, hold: str = _USERS) -> None:
         """Hold all vCPUs between two instructions, without waiting for it: also out of a hook on
         a vCPU's own thread, which then stops behind the exit that it has just handled.
 
         The machine is paused when the last vCPU has come to the gate; `held_by` then says `why`.
         """
         with self._changed:
-            if self._ending is None and not self._pause:
-                self._pause = True
-                self.held_by = why
+            if self._ending is None:
+                self._holds.add(hold)
+                self.held_by = self.held_by or why
         for vcpu in self.vcpus:
             vcpu.kick()
 
-    def resume(self) -> None:
-        """Let paused vCPUs go on."""
+    def resume(self, *, hold: str = _USERS) -> None:
+        """Let go of a hold; without any, paused vCPUs go on."""
         with self._changed:
-            if self._pause:
-                self._pause = False
-                self.held_by = ""
+            if hold in self._holds:
+                self._holds.remove(hold)
+                if hold == _USERS:
+                    self.held_by = ""
+                if self._holds:
+                    return
                 if self._ending is None and self.lifecycle.phase is Phase.PAUSED:
                     self.lifecycle.to(Phase.RUNNING)
                 self._changed.notify_all()
@@ -192,9 +204,10 @@ class RunControl:
         """Let a vCPU that stands at the gate do something; say whether it came back by itself."""
         index = vcpu.index
         with self._changed:
-            if not (self._pause and self._busy and index in self._parked):
+            if not (self._holds and self._busy and index in self._parked):
                 raise LifecycleError("there is no run that is paused")
             self._permits[index] = step
+            self.held_by = ""
             self._changed.notify_all()
             back = self._changed.wait_for(lambda: self._is_back(index), timeout_s)
             self._permits.pop(index, None)
@@ -390,7 +403,7 @@ class RunControl:
         self._busy = True
         self._ending = self._fault = None
         self.interrupted_by_user = False
-        self._pause = False
+        self._holds.clear()
         self.held_by = ""
         self._permits.clear()
         self._asleep.clear()
@@ -510,7 +523,7 @@ class RunControl:
 
     @property
     def _gate_closed(self) -> bool:
-        return self._pause or self._asking is not None
+        return bool(self._holds) or self._asking is not None
 
     @contextmanager
     def _at_gate(self, vcpu: Vcpu) -> Iterator[None]:
@@ -541,7 +554,7 @@ class RunControl:
     def _hold(self) -> None:
         """The machine is paused once the last vCPU has come to the gate."""
         running = self.lifecycle.phase is Phase.RUNNING
-        if running and self._pause and self._ending is None and self._all_parked():
+        if running and self._holds and self._ending is None and self._all_parked():
             self.lifecycle.to(Phase.PAUSED)
 
     def _take_census(self, vcpu: Vcpu) -> None:

@@ -253,7 +253,7 @@ def test_marks_are_events_of_the_trace(running: Callable[..., Running]) -> None:
 def test_what_cannot_be_done_is_said(running: Callable[..., Running]) -> None:
     m = running()
     for op, arguments, words in (
-        ("explode", {}, "no operation 'explode'; there are console"),
+        ("explode", {}, "no operation 'explode'; there are attend, console"),
         ("memory", {"gpa": 0}, "do not fit: .* missing 1 required"),
         ("memory", {"gpa": "x", "size": 1}, "memory: these arguments do not fit"),
         ("step_exit", {"vcpu": 7}, "no vCPU 7"),
@@ -351,6 +351,41 @@ def test_ps_pause_resume_and_stop(tmp_path: Path) -> None:
 
 
 @pytest.mark.command
+def test_pause_at_runs_until_a_condition_is_met(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.bin"
+    loop.write_bytes(bytes.fromhex("40 e680 ebfb"))  # inc ax; out 0x80, al; jmp
+    guest = subprocess.Popen(
+        [sys.executable, "-m", "vmm", "run", str(loop), "--format", "flat16", "--name", "loop"],
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        until(names)
+        for value in ("0x7", "0x6"):  # the second time it goes on from the first
+            done = vmm_command("pause", "--at", f"port=0x80,value={value}")
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout.startswith(f"port=0x80,value={value}: vCPU 0, IO out 0x80 1b ")
+            with Client.connect() as client:
+                assert client.call("info")["phase"] == "paused"
+                assert client.call("stops") == {"stops": []}
+        wrong = vmm_command("pause", "--at", "port=x")
+        assert wrong.returncode == 2
+        assert wrong.stderr.startswith("vmm: condition port=x: port=x: 'x' is not a number")
+        waits = subprocess.Popen(
+            [sys.executable, "-m", "vmm", "pause", "--at", "port=0x99"], stderr=subprocess.PIPE
+        )
+        with Client.connect() as client:
+            until(lambda: client.call("stops")["stops"])
+        guest.terminate()
+        _, said = waits.communicate(timeout=PATIENCE_S)
+        assert waits.returncode == 2
+        assert said.startswith(b"vmm: loop")
+        assert len(said.splitlines()) == 1
+    finally:
+        guest.kill()
+        guest.wait()
+
+
+@pytest.mark.command
 def test_a_machine_that_was_killed_is_not_listed(tmp_path: Path) -> None:
     guest = subprocess.Popen(
         [sys.executable, "-m", "vmm", "run", "payload:spin"], stdin=subprocess.DEVNULL
@@ -363,3 +398,82 @@ def test_a_machine_that_was_killed_is_not_listed(tmp_path: Path) -> None:
         guest.wait()
     assert vmm_command("ps").stdout.splitlines()[1:] == []
     assert list((tmp_path / "glassvm").iterdir()) == []
+
+
+# -- stops --------------------------------------------------------------------------------------
+
+
+def test_stops_are_set_listed_and_removed_while_it_runs(running: Callable[..., Running]) -> None:
+    m = running()
+    assert m.client.call("stops") == {"stops": []}
+    (number,) = m.client.call("stop_at", condition="port=0x10,value=7").values()
+    until(lambda: m.client.call("info")["phase"] == "paused")
+    info = m.client.call("info")
+    assert info["held_by"].startswith("port=0x10,value=7: vCPU 0, IO out 0x10 1b 0x7 function")
+    assert m.written[-1] == 7
+    stop = {"number": number, "condition": "port=0x10,value=7", "stopped": 1}
+    assert m.client.call("stops") == {"stops": [stop]}
+    before = len(m.written)
+    m.client.call("resume")
+    until(lambda: m.client.call("stops")["stops"][0]["stopped"] == 2)
+    assert len(m.written) == before + 256
+    assert m.client.call("remove_stop", number=number) == {"condition": "port=0x10,value=7"}
+    assert m.client.call("stops") == {"stops": []}
+    m.client.call("resume")
+    until(lambda: len(m.written) > before + 1000)
+    with pytest.raises(ControlError, match=f"^there is no stop {number}$"):
+        m.client.call("remove_stop", number=number)
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ("prot=1", "condition prot=1: 'prot=1' is no term; there are port, "),
+        ("device=com7", "condition device=com7: there is no device com7; there are "),
+        ("rip=main", "condition rip=main: there is no symbol main; give --symbols FILE"),
+    ],
+)
+def test_a_wrong_condition_is_a_line_and_the_guest_runs_on(
+    running: Callable[..., Running], condition: str, words: str
+) -> None:
+    m = running()
+    with pytest.raises(ControlError) as raised:
+        m.client.call("stop_at", condition=condition)
+    assert str(raised.value).startswith(words)
+    assert len(str(raised.value).splitlines()) == 1
+    assert m.client.call("stops") == {"stops": []}
+    assert m.client.call("info")["phase"] == "running"
+
+
+@pytest.mark.skipif(os.environ.get("GLASSVM_LAB") == "1", reason="no breakpoints there, see stops")
+def test_a_breakpoint_at_a_name_from_a_file(
+    running: Callable[..., Running], tmp_path: Path
+) -> None:
+    m = running()
+    names = tmp_path / "names.map"
+    names.write_text("1000 T start\n1006 T up\n")
+    assert m.client.call("symbols", path=str(names)) == {"path": str(names), "bias": 0}
+    assert m.client.call("symbols") == {"path": str(names), "bias": 0}
+    m.client.call("stop_at", condition="rip=up")
+    until(lambda: m.client.call("info")["phase"] == "paused")
+    assert m.client.call("info")["held_by"] == "rip=up: vCPU 0, RIP 0x1006 (up)"
+    with pytest.raises(ControlError, match=r"names\.none: No such file"):
+        m.client.call("symbols", path=str(tmp_path / "names.none"))
+
+
+def test_a_stop_pauses_while_somebody_sees_the_machine(running: Callable[..., Running]) -> None:
+    m = running()
+    m.client.call("attend")
+    with Client.connect() as other:
+        other.call("attend")
+    m.client.call("pause")
+    m.machine.trace.stop_at("port=0x10,value=9")
+    m.client.call("resume")
+    until(lambda: m.client.call("info")["held_by"].startswith("port=0x10,value=9: "))
+    assert m.machine.last_result is None
+    # Nobody sees it any more: it ends the run, as it would have before.
+    m.client.close()
+    until(lambda: not m.machine.onlookers)
+    m.machine.resume()
+    until(lambda: m.machine.last_result is not None)
+    assert m.machine.last_result.detail.startswith("port=0x10,value=9: vCPU 0")

@@ -193,7 +193,18 @@ examples:
   vmm stat run.vtrace                           of 'vmm run IMAGE --record run.vtrace'
 """
 
-PAUSE_DESCRIPTION = "Hold a machine between two instructions, until 'vmm resume'."
+PAUSE_DESCRIPTION = """\
+Hold a machine between two instructions, until 'vmm resume'. With --at it runs, also if it was held,
+until an exit meets the condition (see 'vmm run --help', --stop-at), which is then told.
+"""
+
+PAUSE_AT = "where this is met, as for 'vmm run --stop-at': reg=com1.THR=0x41, rip=main"
+
+PAUSE_EPILOG = """\
+examples:
+  vmm pause boot-1234
+  vmm pause --at port=0x80,value=0x1f && vmm top
+"""
 
 RESUME_DESCRIPTION = "Let a machine that is held go on."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
 from typing import Any
@@ -39,9 +40,16 @@ def ps(options: argparse.Namespace) -> int:
 
 
 def pause(options: argparse.Namespace) -> int:
-    """Hold a machine."""
+    """Hold a machine, at once or where a condition is met.
+
+    Raises:
+        ControlError: it is no condition, or the run ended before it was met.
+    """
     with Client.connect(options.name) as client:
-        client.call("pause")
+        if options.at is None:
+            client.call("pause")
+        else:
+            print(_pause_at(client, options.at))
     return 0
 
 
@@ -72,6 +80,29 @@ def stop(options: argparse.Namespace) -> int:
             f"{client.name} has not ended within {_STOP_PATIENCE_S:g} s: its process is "
             f"{client.pid}"
         )
+
+
+def _pause_at(client: Client, condition: str) -> str:
+    """Let a machine run until a condition is met; returns how it was."""
+    held = client.call("info")["phase"] == "paused"
+    number = client.call("stop_at", condition=condition)["number"]
+    try:
+        if held:
+            client.call("resume")
+        while not _has_stopped(client, number):
+            time.sleep(_LOOK_AGAIN_S)
+        return str(client.call("info")["held_by"])
+    finally:
+        with contextlib.suppress(ControlError):
+            client.call("remove_stop", number=number)
+
+
+def _has_stopped(client: Client, number: int) -> bool:
+    ended = client.call("explanation")
+    if ended:
+        raise ControlError(f"{client.name}: the run ended before: {ended['reason']}")
+    stopped = any(s["stopped"] for s in client.call("stops")["stops"] if s["number"] == number)
+    return stopped and client.call("info")["phase"] == "paused"
 
 
 def _look() -> dict[str, dict[str, Any]]:

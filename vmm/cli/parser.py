@@ -220,8 +220,8 @@ def _add_run_options(group: argparse._ArgumentGroup) -> None:
         metavar="CONDITION",
         action="append",
         default=[],
-        help="end the run behind the first exit that meets this (the list is below); may be given "
-        "more than once",
+        help="end the run behind the first exit that meets this (the list is below), or pause it "
+        "there where a screen shows it; may be given more than once",
     )
     add("--trace-only", metavar="CONDITION", help="keep in the file only exits that meet this")
     add("--rip", action="store_true", help="have RIP in the record of every exit")
@@ -298,8 +298,11 @@ def _add_machines(commands: argparse._SubParsersAction[_Parser]) -> None:
         ("resume", "let a machine that is held go on", texts.RESUME_DESCRIPTION),
         ("stop", "end a machine's run", texts.STOP_DESCRIPTION),
     ):
-        one = _add(commands, name, "[NAME]", summary, description, "")
+        epilog = texts.PAUSE_EPILOG if name == "pause" else ""
+        one = _add(commands, name, "[NAME]", summary, description, epilog)
         one.add_argument("name", metavar="NAME", nargs="?", help=texts.WHICH_MACHINE)
+        if name == "pause":
+            one.add_argument("--at", metavar="CONDITION", help=texts.PAUSE_AT)
 
 
 def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:

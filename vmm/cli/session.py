@@ -26,6 +26,9 @@ _PATIENCE_S = 1.0
 
 _LOOK_S = 0.05
 
+_OUTPUT = "output"
+"""The hold on a machine whose output nobody takes."""
+
 
 class Outlet:
     """Where the console's output goes: to the terminal once there is one.
@@ -138,8 +141,8 @@ class Session:
             machine.events,
             machine.console,
             end=self._end,
-            hold=machine.pause,
-            go_on=machine.resume,
+            hold=lambda: machine.pause(hold=_OUTPUT),
+            go_on=lambda: machine.resume(hold=_OUTPUT),
             pause=self._pause,
             stdin=self._stdin,
         )

@@ -17,11 +17,15 @@ from vmm.lifecycle import Phase
 
 if TYPE_CHECKING:
     from vmm.machine import Machine
+    from vmm.trace.trace import Trace
 
 __all__ = ["Operations"]
 
 _PATIENCE_S = 2.0
 """How long the guest may take to come out: a device that is at work is waited for."""
+
+_LOOK = "look"
+"""The hold on a guest that has to stand still for an answer."""
 
 _MOST_BYTES = 1 << 20
 """Memory read or written, console output passed, at once."""
@@ -40,9 +44,13 @@ class Operations:
         self._name = name
         self._image = image
         self._marks = 0
+        self._client: object = None
 
-    def carry_out(self, op: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
-        """Carry out an operation; returns the result, and a descriptor to pass with it.
+    def carry_out(
+        self, op: str, arguments: dict[str, Any], client: object
+    ) -> tuple[dict[str, Any], int | None]:
+        """Carry out an operation for a client; returns the result, and a descriptor to pass with
+        it.
 
         Raises:
             ControlError: there is no such operation, or it cannot be done so.
@@ -51,6 +59,7 @@ class Operations:
         if method is None:
             known = ", ".join(sorted(n[3:] for n in dir(self) if n.startswith("op_")))
             raise ControlError(f"no operation {op!r}; there are {known}")
+        self._client = client
         try:
             result = method(**arguments)
         except (TypeError, ValueError) as error:
@@ -101,10 +110,7 @@ class Operations:
 
     def op_trace(self) -> dict[str, Any]:
         """The trace: its descriptor comes with the answer."""
-        trace = self._machine.trace
-        if trace is None:
-            raise ControlError("the machine was made with trace=False: nothing is noted")
-        return {"fd": trace.memory.fd, "path": trace.path}
+        return {"fd": self._trace.memory.fd, "path": self._trace.path}
 
     def op_stats(self) -> dict[str, Any]:
         """The kernel's counters of the VM and of each vCPU."""
@@ -164,21 +170,64 @@ class Operations:
 
     def op_mark(self, text: str = "") -> dict[str, Any]:
         """Note a moment in the trace; returns its number."""
-        trace = self._machine.trace
-        if trace is None:
-            raise ControlError("the machine notes nothing: there is nowhere to put a mark")
         self._marks += 1
         from vmm.trace.layout import MARK
 
-        trace.event(MARK, value=self._marks)
+        self._trace.event(MARK, value=self._marks)
         return {"mark": self._marks}
 
     def op_save(self, path: str) -> dict[str, Any]:
         """Write what the flight recorder holds to a file."""
-        if self._machine.trace is None:
-            raise ControlError("the machine was made with trace=False: there is nothing to save")
-        self._machine.trace.save(path, self.op_info())
+        self._trace.save(path, self.op_info())
         return {"path": os.path.abspath(path)}
+
+    # -- where it stops -----------------------------------------------------------------------
+
+    def op_attend(self) -> dict[str, Any]:
+        """Say that somebody sees the machine through this client: for as long as it is connected,
+        the run is paused where it would end at a stop."""
+        self._machine.onlookers.add(self._client)
+        return {}
+
+    def gone(self, client: object) -> None:
+        """A client has hung up."""
+        self._machine.onlookers.discard(client)
+
+    def op_stops(self) -> dict[str, Any]:
+        """Where the guest is stopped, and how often it was."""
+        return {
+            "stops": [
+                {"number": s.number, "condition": s.condition.text, "stopped": s.stopped}
+                for s in self._trace.stops
+            ]
+        }
+
+    def op_stop_at(self, condition: str) -> dict[str, Any]:
+        """Pause the run at each exit that meets a condition (`vmm.trace.conditions`)."""
+        with self._still():
+            return {"number": self._trace.stop_at(condition, pause=True).number}
+
+    def op_remove_stop(self, number: int) -> dict[str, Any]:
+        """Stop there no more."""
+        for stop in self._trace.stops:
+            if stop.number == number:
+                with self._still():
+                    stop.remove()
+                return {"condition": stop.condition.text}
+        raise ControlError(f"there is no stop {number}")
+
+    def op_symbols(self, path: str | None = None) -> dict[str, Any]:
+        """The file that names for addresses come from, and what is added to the addresses in it;
+        `path` is taken from now on."""
+        machine = self._machine
+        bias = 0 if machine.plan is None else machine.plan.moved_by
+        if path is not None:
+            from vmm.symbols import Symbols
+
+            machine.symbols = Symbols.load(path, bias=bias)
+            machine.settings["symbols"] = path
+        file = str(machine.settings.get("symbols") or self._image)
+        return {"path": os.path.abspath(file) if os.path.isfile(file) else "", "bias": bias}
 
     # -- what it holds ------------------------------------------------------------------------
 
@@ -272,19 +321,23 @@ class Operations:
 
     # -- inside -------------------------------------------------------------------------------
 
+    @property
+    def _trace(self) -> Trace:
+        if self._machine.trace is None:
+            raise ControlError("the machine was made with trace=False: nothing is noted")
+        return self._machine.trace
+
     @contextmanager
     def _still(self) -> Iterator[None]:
         """Hold the guest for a look, if it was not held already."""
         machine = self._machine
-        runs = machine.phase is Phase.RUNNING
-        if runs and not machine.pause(_PATIENCE_S) and machine.phase is Phase.RUNNING:
-            machine.resume()
+        if not machine.pause(_PATIENCE_S, hold=_LOOK) and machine.phase is Phase.RUNNING:
+            machine.resume(hold=_LOOK)
             raise ControlError(self._why_not_held())
         try:
             yield
         finally:
-            if runs:
-                machine.resume()
+            machine.resume(hold=_LOOK)
 
     def _why_not_held(self) -> str:
         phase = self._machine.phase

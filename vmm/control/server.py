@@ -86,12 +86,14 @@ class ControlServer:
         self._clients.add(client)
         client.start()
 
-    def _answer(self, message: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+    def _answer(
+        self, client: _Client, message: dict[str, Any]
+    ) -> tuple[dict[str, Any], int | None]:
         """Carry out one request; the answer, and a descriptor to pass with it."""
         number = message.pop("id", None)
         op = message.pop("op", None)
         try:
-            result, fd = self._operations.carry_out(str(op), message)
+            result, fd = self._operations.carry_out(str(op), message, client)
         except (VmmError, OSError) as error:
             return {"id": number, "error": str(error)}, None
         except Exception as error:  # a fault of ours is the client's to see, not the guest's
@@ -99,6 +101,7 @@ class ControlServer:
         return {"id": number, "result": result}, fd
 
     def _gone(self, client: _Client) -> None:
+        self._operations.gone(client)
         with self._changed:
             self._clients.discard(client)
             self._changed.notify_all()
@@ -111,7 +114,7 @@ class _Client:
         self,
         connection: socket.socket,
         events: HostEvents,
-        answer: Callable[[dict[str, Any]], tuple[dict[str, Any], int | None]],
+        answer: Callable[[_Client, dict[str, Any]], tuple[dict[str, Any], int | None]],
         gone: Callable[[_Client], None],
     ) -> None:
         self._socket = connection
@@ -157,7 +160,7 @@ class _Client:
             return
         for message in messages:
             if self._open:
-                self._send(*self._answer(message))
+                self._send(*self._answer(self, message))
 
     def _send(self, message: dict[str, Any], fd: int | None) -> None:
         line = pack(message)

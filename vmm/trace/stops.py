@@ -6,6 +6,7 @@ Spec: `vmm.trace.conditions` for the grammar.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kvm_bindings.constants import (
@@ -34,6 +35,7 @@ class Stop:
 
     Args:
         condition: which exits.
+        number: tells it from the others of its trace.
         stop: called with the vCPU and a sentence; it must not wait.
         remove: takes this stop out of what is watched.
     """
@@ -44,10 +46,14 @@ class Stop:
     def __init__(
         self,
         condition: Condition,
+        number: int,
         stop: Callable[[int, str], None],
         remove: Callable[[Stop], None],
     ) -> None:
         self.condition = condition
+        self.number = number
+        self.stopped = 0
+        """How often it has stopped the guest."""
         self.needs_registers = condition.register is not None
         self.hits = 0
         """How many exits met it since the last stop."""
@@ -70,6 +76,7 @@ class Stop:
         if self.hits < (self.condition.exits or 1):
             return False
         self.hits = 0
+        self.stopped += 1
         self._stop(vcpu, f"{self.condition.text}: {what}")
         return True
 
@@ -109,27 +116,42 @@ class Kept:
                 self._records[exit.vcpu] += range(sight.number, end)
 
 
-def new_stop(trace: Trace, text: str) -> Stop:
+def new_stop(trace: Trace, text: str, *, pause: bool) -> Stop:
     """Stop a machine where a condition is met; where that asks for RIP alone, by a breakpoint.
+
+    Args:
+        trace: the machine's; its list of stops gets this one.
+        text: the condition.
+        pause: pause the run, also where other stops end it.
 
     Raises:
         ConfigError: it is no condition for this machine, or no breakpoint can be set.
         LifecycleError: it is a breakpoint, and the machine runs.
     """
+
+    def met(vcpu: int, what: str) -> None:
+        trace.on_stop(vcpu, what, pause)
+
+    def remove(stop: Stop) -> None:
+        if stop in trace.stops:
+            take_back()
+            trace.stops.remove(stop)
+
     condition = _condition(trace, text)
+    stop = Stop(condition, max((s.number for s in trace.stops), default=0) + 1, met, remove)
     if condition.only_rip and condition.rip is not None:
         if condition.rip.first != condition.rip.last:
             raise ConfigError(
                 f"condition {text}: a breakpoint has one address; exits in a range are met with "
                 "one more term, as in rip=0x7c00-0x7dff,write"
             )
-        stop = Stop(condition, trace.on_stop, lambda stop: take_back())
         take_back = trace.break_at(condition.rip.first, stop.hit)
-        return stop
-    watch = trace.watching()
-    stop = Stop(condition, trace.on_stop, watch.remove)
-    _have_rip(trace, condition)
-    watch.add(stop)
+    else:
+        watch = trace.watching()
+        take_back = partial(watch.remove, stop)
+        _have_rip(trace, condition)
+        watch.add(stop)
+    trace.stops.append(stop)
     return stop
 
 

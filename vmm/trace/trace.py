@@ -61,8 +61,11 @@ class Trace:
         self._vcpus: list[Vcpu] = []
         self._watch: Watch | None = None
         self._tracers: list[TracerWatcher] = []
-        self.on_stop: Callable[[int, str], None] = _no_stop
-        """Stops the guest, without waiting for it: given the vCPU that met a condition, and how."""
+        self.on_stop: Callable[[int, str, bool], None] = _no_stop
+        """Stops the guest, without waiting for it: given the vCPU that met a condition, how, and
+        whether the run has to be paused."""
+        self.stops: list[Stop] = []
+        """Where the guest is stopped."""
         self.break_at: Callable[[int, Callable[[int, str], object]], Callable[[], None]] = _no_break
         """Sets a breakpoint at a linear address: given what to call there with the vCPU and a
         sentence, it gives what takes it back."""
@@ -133,14 +136,14 @@ class Trace:
         """The tracers that are attached."""
         return tuple(watcher.tracer for watcher in self._tracers)
 
-    def stop_at(self, condition: str) -> Stop:
+    def stop_at(self, condition: str, *, pause: bool = False) -> Stop:
         """Stop the guest at each exit that meets a condition (`vmm.trace.conditions`).
 
         `Machine.run` then returns with the reason "stopped" and a detail that tells the exit, whose
-        instruction is finished; another `run` goes on. Where `Machine.pause_at_stops` is set, the
-        run is paused instead. A condition on RIP alone (and a count) is a breakpoint at a linear
-        address: the guest stops before the instruction. A guest that dies is not stopped: the run
-        ends with its death.
+        instruction is finished; another `run` goes on. With `pause`, or where
+        `Machine.pause_at_stops` is set, the run is paused instead. A condition on RIP alone (and a
+        count) is a breakpoint at a linear address: the guest stops before the instruction. A guest
+        that dies is not stopped: the run ends with its death.
 
         Raises:
             ConfigError: it is no condition, or of a device, register or symbol that is not there,
@@ -149,7 +152,7 @@ class Trace:
         """
         from vmm.trace.stops import new_stop
 
-        return new_stop(self, condition)
+        return new_stop(self, condition, pause=pause)
 
     def keep_only(self, condition: str) -> None:
         """Keep in the file only exits that meet a condition, from here on. The rings have all.
@@ -341,7 +344,7 @@ def _to_standard_error(text: str) -> None:
     print(f"vmm: {text}", file=sys.stderr, flush=True)
 
 
-def _no_stop(vcpu: int, what: str) -> None:
+def _no_stop(vcpu: int, what: str, pauses: bool) -> None:
     raise ConfigError("this trace is of no machine that could be stopped")
 
 

@@ -102,3 +102,30 @@ def test_there_is_nothing_to_step_without_a_run(alone):
     made = alone()
     with pytest.raises(LifecycleError, match="no run that is paused"):
         made.control.step_exit()
+
+
+def test_a_look_does_not_undo_the_hold_of_somebody_else(alone, scripted):
+    made = held(alone(*(scripted.out(0x10, n) for n in range(9)), EXIT_HLT), 3)
+    assert made.control.pause(20, hold="look")
+    made.control.resume(hold="look")
+    assert made.phase is Phase.PAUSED
+    assert made.control.held_by == "written enough"
+    # The other way round: who pauses while somebody looks.
+    assert made.control.pause(20, hold="look")
+    made.control.resume()
+    assert made.phase is Phase.PAUSED
+    made.control.pause_soon("a stop")
+    made.control.resume(hold="look")
+    assert (made.phase, made.control.held_by) == (Phase.PAUSED, "a stop")
+    made.control.resume()
+    assert made.finish().reason == "halt"
+
+
+def test_after_a_step_another_reason_is_told(alone, scripted):
+    made = held(alone(*(scripted.out(0x10, n) for n in range(9)), EXIT_HLT), 3)
+    made.port.function = lambda value: made.control.pause_soon("5 it is") if value == 5 else None
+    for why in ("", "", "5 it is", ""):
+        assert made.control.step_exit(timeout_s=20)
+        assert made.control.held_by == why
+    made.control.resume()
+    assert made.finish().reason == "halt"

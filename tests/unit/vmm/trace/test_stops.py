@@ -23,7 +23,9 @@ def stops(watched, scripted):
     def run(condition, *script):
         m = watched(*script, HLT)
         found = []
-        m.trace.on_stop = lambda vcpu, what: found.append(what.removeprefix(f"{condition}: "))
+        m.trace.on_stop = lambda vcpu, what, pauses: found.append(
+            what.removeprefix(f"{condition}: ")
+        )
         m.trace.stop_at(condition)
         m.vcpu.execute()
         return found
@@ -80,7 +82,7 @@ def test_an_element_of_a_string_is_enough(stops, scripted):
 
 def test_a_death_is_not_stopped(watched):
     m = watched(SHUTDOWN)
-    m.trace.on_stop = lambda vcpu, what: pytest.fail(what)
+    m.trace.on_stop = lambda vcpu, what, pauses: pytest.fail(what)
     m.trace.stop_at("reason=SHUTDOWN")
     m.trace.stop_at("exits=1")
     assert m.vcpu.execute().reason == "shutdown"
@@ -93,7 +95,7 @@ def test_a_count_begins_anew_behind_a_stop(stops, scripted):
 def test_a_stop_that_was_removed(watched, scripted):
     m = watched(*(scripted.out(0x80, n) for n in range(3)), HLT)
     found = []
-    m.trace.on_stop = lambda vcpu, what: found.append(vcpu)
+    m.trace.on_stop = lambda vcpu, what, pauses: found.append(vcpu)
     stop = m.trace.stop_at("port=0x80")
     m.vcpu.execute(1)
     stop.remove()
