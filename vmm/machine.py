@@ -34,7 +34,6 @@ from vmm.memory import GuestMemory
 from vmm.registers import RegisterView
 from vmm.result import RunResult
 from vmm.run import RunControl
-from vmm.stepping import stepping_flags
 from vmm.trace.trace import Trace
 from vmm.vcpu import Vcpu
 
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from vmm.bios.dispatch import Bios
     from vmm.breakpoints import Breakpoints
     from vmm.cpustate import CpuState
+    from vmm.stepping import Stepper
     from vmm.symbols import Symbols
     from vmm.trace.recorder import Journal
 
@@ -165,8 +165,8 @@ class Machine:
             self.journal = Journal(self.trace.add_journal, self._where)
         self._control = RunControl()
         if self.trace is not None:
-            self._control.lifecycle.note = self.trace.note_phase
-            self._control.on_held = self._catch_up
+            self._control.state.lifecycle.note = self.trace.note_phase
+            self._control.gate.on_held = self._catch_up
         self._closed = False
         self.made_s = time.monotonic()
         """When the machine was made, by CLOCK_MONOTONIC."""
@@ -188,7 +188,7 @@ class Machine:
             if self.trace is not None:
                 self.trace.close()
             raise
-        self._control.vcpus = self._hardware.vcpus
+        self._control.state.vcpus = self._hardware.vcpus
         try:
             if rip and self.trace is not None:
                 self.trace.rip = True
@@ -237,7 +237,7 @@ class Machine:
             self.vcpus,
             self.memory,
             software=backend() in ("kvm_amd", "kvm_intel"),
-            step_flags=stepping_flags(self.vm.check_extension),
+            step_flags=self._stepper.flags,
             in_guest=self._control.in_guest,
         )
 
@@ -246,7 +246,7 @@ class Machine:
         """The thread of host events; it starts when something is first asked of it."""
 
         def failed(error: BaseException) -> None:
-            self._control.fail(error)
+            self._control.state.fail(error)
 
         events = HostEvents(failed)
         self.closers.append(events.close)
@@ -270,7 +270,7 @@ class Machine:
     @property
     def phase(self) -> Phase:
         """Where the machine is in its life: created, running, paused, stopped or failed."""
-        return self._control.lifecycle.phase
+        return self._control.state.lifecycle.phase
 
     @property
     def on_device_fault(self) -> Callable[[DeviceFault], FaultChoice] | None:
@@ -419,7 +419,7 @@ class Machine:
         self._check_bounds(timeout, max_exits)
         if self.trace is not None:
             self.trace.describe()
-        before, began = self._exits(), time.monotonic()
+        before, began = self._control.state.exits, time.monotonic()
         try:
             ending = self._control.run(timeout, max_exits)
         finally:
@@ -435,7 +435,7 @@ class Machine:
         self._check_bounds(timeout, max_exits)
         if self.trace is not None:
             self.trace.describe()
-        before, began = self._exits(), time.monotonic()
+        before, began = self._control.state.exits, time.monotonic()
         self.last_result = None
         steps = self._control.steps(timeout, max_exits)
         try:
@@ -447,8 +447,8 @@ class Machine:
         finally:
             steps.close()
             self._catch_up()
-            if self.last_result is None and self._control.ending is not None:
-                self._result(self._control.ending, before, began)
+            if self.last_result is None and self._control.state.ending is not None:
+                self._result(self._control.state.ending, before, began)
 
     def step(self, vcpu: int = 0) -> Exit | None:
         """Run one instruction of one vCPU, or one iteration of a repeated one, and stop.
@@ -466,9 +466,9 @@ class Machine:
         vcpus = self._open().vcpus
         if not 0 <= vcpu < len(vcpus):
             raise ConfigError(f"vCPU {vcpu}: the machine has 0 to {len(vcpus) - 1}")
-        before, began = self._exits(), time.monotonic()
-        flags = stepping_flags(self.vm.check_extension)
-        event, ending = self._control.one_instruction(vcpus[vcpu], flags, self._halts_at)
+        before, began = self._control.state.exits, time.monotonic()
+        step = self._stepper.one_instruction
+        event, ending = self._control.one_instruction(vcpus[vcpu], step)
         self.last_result = None
         if ending is not None:
             self._result(ending, before, began)
@@ -502,7 +502,7 @@ class Machine:
 
     def stop(self) -> None:
         """End the run in progress, from any thread; it returns with the reason "stopped"."""
-        self._control.end(Ending("stopped"))
+        self._control.state.end(Ending("stopped"))
 
     def last_seen(self, vcpu: int) -> CpuState | None:
         """A vCPU's state before its last exit, on hosts that lose the state of a guest's death."""
@@ -510,7 +510,7 @@ class Machine:
 
     def end(self, ending: Ending) -> None:
         """End the run in progress for a reason of a device: poweroff, reset, debug_exit."""
-        self._control.end(ending)
+        self._control.state.end(ending)
 
     def pause(self, timeout_s: float | None = None, *, hold: str = "user") -> bool:
         """Hold a run in progress between two instructions, from another thread; say whether it
@@ -518,13 +518,13 @@ class Machine:
 
         Holds of different names do not undo each other: the run goes on when none is left.
         """
-        stands = self._control.pause(timeout_s, hold=hold)
+        stands = self._control.gate.pause(timeout_s, hold=hold)
         self._catch_up()
         return stands
 
     def pause_soon(self, why: str = "") -> None:
         """Hold a run in progress as soon as may be, without waiting: also out of a hook."""
-        self._control.pause_soon(why)
+        self._control.gate.pause_soon(why)
 
     def step_exit(self, vcpu: int = 0, timeout_s: float | None = None) -> bool:
         """Let one vCPU of a run that is held go on for one exit; say whether there was one.
@@ -541,17 +541,16 @@ class Machine:
         Raises:
             LifecycleError: there is no run that is paused.
         """
-        flags = stepping_flags(self.vm.check_extension)
-        return self._control.step_instruction(vcpu, flags, self._halts_at, timeout_s)
+        return self._control.step_instruction(vcpu, self._stepper.one_instruction, timeout_s)
 
     @property
     def held_by(self) -> str:
         """Why a run is held, where somebody said so."""
-        return self._control.held_by
+        return self._control.gate.held_by
 
     def resume(self, *, hold: str = "user") -> None:
         """Let a paused run go on."""
-        self._control.resume(hold=hold)
+        self._control.gate.resume(hold=hold)
 
     def close(self) -> None:
         """Stop the run, if there is one, and give everything back. May be called twice.
@@ -574,7 +573,7 @@ class Machine:
         self._hardware.close()
         self._flush_journal()
         if self.phase is not Phase.STOPPED:
-            self._control.lifecycle.to(Phase.STOPPED)
+            self._control.state.lifecycle.to(Phase.STOPPED)
         self._catch_up()
         if self.trace is not None:
             self.trace.close(end)
@@ -604,9 +603,16 @@ class Machine:
         self._hardware.start(start)
         self.started = start
 
-    def _halts_at(self, gpa: int) -> bool:
+    @cached_property
+    def _stepper(self) -> Stepper:
+        from vmm.stepping import Stepper
+
         memory = self.memory
-        return not self.irqchip and memory.contains(gpa, 1) and memory.read(gpa, 1) == b"\xf4"
+
+        def halts(gpa: int) -> bool:
+            return not self.irqchip and memory.contains(gpa, 1) and memory.read(gpa, 1) == b"\xf4"
+
+        return Stepper(self.vm.check_extension, halts)
 
     def _function_port(self, port: int) -> FunctionPort:
         mapping = self.pio.find(port) if 0 <= port < _PIO_LIMIT else None
@@ -627,7 +633,7 @@ class Machine:
 
     def _where(self) -> tuple[int, int]:
         """The exit that is being handled on this thread, and its vCPU."""
-        for vcpu in self._control.vcpus:
+        for vcpu in self._control.state.vcpus:
             if vcpu.on_this_thread and vcpu.ring is not None:
                 return vcpu.ring.exits, vcpu.index
         return 0, _NO_VCPU
@@ -654,9 +660,9 @@ class Machine:
 
     def _met_stop(self, vcpu: int, detail: str, pauses: bool) -> None:
         if pauses or self.pause_at_stops or self.onlookers:
-            self._control.pause_soon(detail)
+            self._control.gate.pause_soon(detail)
         else:
-            self._control.end(Ending("stopped", vcpu, detail=detail))
+            self._control.state.end(Ending("stopped", vcpu, detail=detail))
 
     def _catch_up(self) -> None:
         if self.trace is not None:
@@ -668,7 +674,7 @@ class Machine:
                 self.journal.flush()
 
     def _debug_exit(self, value: int) -> None:
-        self._control.end(Ending("debug_exit", value=value))
+        self._control.state.end(Ending("debug_exit", value=value))
 
     def _check_bounds(self, timeout: float | None, max_exits: int | None) -> None:
         if self._closed:
@@ -680,12 +686,9 @@ class Machine:
                 f"max_exits {max_exits}: give a whole number from 1 on, or None for no bound"
             )
 
-    def _exits(self) -> int:
-        return sum(vcpu.exits for vcpu in self._hardware.vcpus)
-
     def _result(self, ending: Ending, before: int, began: float) -> RunResult:
         self._flush_journal()
-        exits, seconds = self._exits() - before, time.monotonic() - began
+        exits, seconds = self._control.state.exits - before, time.monotonic() - began
         self.last_result = RunResult(
             ending.reason,
             exits,

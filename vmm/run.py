@@ -1,91 +1,54 @@
-"""Running vCPUs: on the caller's thread or one thread each, with a deadline, Ctrl-C and a gate.
+"""Running vCPUs: on the caller's thread or one thread each, until something ends the run.
 
 A machine with one vCPU runs on the thread that called `run`; several vCPUs get a thread each.
-Either way the same three things come in from outside, and all of them by a kick: an ending, a
-pause, and the heartbeat (a timer of the vCPU's own thread, twenty times a second) by which
-deadlines and processors that sleep for good are noticed.
+Either way the same three things come in from outside, and all of them by a kick: an ending
+(`vmm.run_state`), a pause (`vmm.gate`), and the heartbeat (a timer of the vCPU's own thread, twenty
+times a second) by which deadlines and processors that sleep for good (`vmm.census`) are noticed.
 """
 
 from __future__ import annotations
 
-import signal
 import threading
-import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import TYPE_CHECKING
 
-from kvm_bindings import signals
+from vmm.census import Census
 from vmm.endings import Ending
-from vmm.errors import ConfigError, DeviceFault, FaultChoice, LifecycleError
-from vmm.exits import Exit
-from vmm.lifecycle import Lifecycle, Phase
-from vmm.stepping import one_instruction
+from vmm.errors import ConfigError, DeviceFault, FaultChoice
+from vmm.gate import Gate
+from vmm.run_state import RunState
 from vmm.vcpu import Vcpu
 
 if TYPE_CHECKING:
-    from queue import SimpleQueue
+    from vmm.exits import Exit
 
-    _Feed = SimpleQueue[tuple[Exit | None, threading.Semaphore | None]]
+    StepOne = Callable[[Vcpu], tuple[Exit | None, Ending | None]]
 
 __all__ = ["RunControl"]
-
 
 _BATCH = 256
 """After so many exits they are harvested; a ring holds that many, long strings included."""
 
-_HEARTBEAT_NS = 50_000_000
-_FOREVER_S = 1e9
-_USERS = "user"
-"""The hold that `pause` takes unless it is told another."""
-
 
 class RunControl:
-    """What the vCPUs of one machine have in common while they run."""
+    """Runs the vCPUs of one machine, and answers what they ask when they come out of the guest."""
 
     def __init__(self) -> None:
-        self.vcpus: Sequence[Vcpu] = ()
-        self.lifecycle = Lifecycle()
-        self.interrupted_by_user = False
+        self.state = RunState()
+        self.gate = Gate(self.state)
         self.harvest: Callable[[Vcpu, int], None] | None = None
         """Called with a vCPU and a count after at most `_BATCH` exits: its last `count` exits
         have not been seen yet."""
         self.on_device_fault: Callable[[DeviceFault], FaultChoice] | None = None
         """Asked what becomes of an access whose device raised, while all vCPUs stand still."""
-        self.on_held: Callable[[], None] | None = None
-        """Called on the thread of a vCPU that has come to the gate, without locks."""
-        self.held_by = ""
-        """Why the run is held, where somebody said so."""
-        self._changed = threading.Condition()
-        self._ending: Ending | None = None
-        self._fault: BaseException | None = None
-        self._deadline_ns: int | None = None
-        self._asleep: set[int] = set()
-        self._census: dict[int, bool] = {}
-        self._parked: set[int] = set()
-        self._permits: dict[int, Callable[[Vcpu], Ending | None]] = {}
-        """What a vCPU may do though the run is held: run for one exit, or one instruction."""
-        self._stepping: set[int] = set()
-        """Those that are at it."""
-        self._holds: set[str] = set()
-        """Who wants the run to stand still."""
-        self._asking: Vcpu | None = None
-        self._single = False
-        self._busy = False
+        self._census = Census(self.state, self.gate)
+        self._alone = False
+        """One vCPU makes a step while the others stand still."""
         self._steps: weakref.ref[Generator[Exit | Ending, None, None]] | None = None
 
     # -- from any thread ------------------------------------------------------------------
-
-    def end(self, ending: Ending) -> None:
-        """End the run, if nothing has ended it yet. From any thread, also out of a device."""
-        with self._changed:
-            if self._ending is None:
-                self._ending = ending
-            self._changed.notify_all()
-        for vcpu in self.vcpus:
-            vcpu.kick()
 
     def shut(self) -> None:
         """End whatever runs and return when nothing does.
@@ -93,73 +56,20 @@ class RunControl:
         Raises:
             LifecycleError: called by a device on a vCPU's own thread, which would wait for itself.
         """
-        if any(vcpu.on_this_thread for vcpu in self.vcpus):
-            raise LifecycleError("a device cannot close the machine that it runs in; end the run")
-        self.end(Ending("stopped"))
+        state = self.state
+        state.refuse_own_thread("close")
+        state.end(Ending("stopped"))
         steps = None if self._steps is None else self._steps()
         if steps is not None:
             # An iteration that stands still is left; one that is at work sees the ending.
             with suppress(ValueError):
                 steps.close()
-        with self._changed:
-            self._changed.wait_for(lambda: not self._busy)
+        with state.changed:
+            state.changed.wait_for(lambda: not state.busy)
 
-    def fail(self, error: BaseException) -> None:
-        """End the run because something of ours raised; `run` raises it again."""
-        self._fault = error
-        self.end(Ending("stopped", detail=str(error)))
-
-    def pause(self, timeout_s: float | None = None, *, hold: str = _USERS) -> bool:
-        """Hold all vCPUs between two instructions and return when they stand still.
-
-        Args:
-            timeout_s: how long to wait for that; None for as long as it takes.
-            hold: what this hold is called: the run goes on when every one is let go of, so that
-                nobody who only looks undoes a user's pause, or that of a stop.
-
-        Returns:
-            Whether they do; False where a vCPU did not come out within `timeout_s` (it will
-            stop when it does), or where there is nothing that runs.
-
-        Raises:
-            LifecycleError: called by a device on a vCPU's own thread, which would wait for itself.
-        """
-        phase = self.lifecycle.phase
-        if phase is not Phase.RUNNING and not (phase is Phase.PAUSED and self._busy):
-            return False
-        if any(vcpu.on_this_thread for vcpu in self.vcpus):
-            raise LifecycleError("a device cannot pause the machine that it runs in; end the run")
-        self.pause_soon(hold=hold)
-        with self._changed:
-            parked = self._changed.wait_for(self._all_parked, timeout_s)
-            self._hold()
-            return parked and self._ending is None
-
-    def pause_soon(self, why: str = "", *, hold: str = _USERS) -> None:
-        """Hold all vCPUs between two instructions, without waiting for it: also out of a hook on
-        a vCPU's own thread, which then stops behind the exit that it has just handled.
-
-        The machine is paused when the last vCPU has come to the gate; `held_by` then says `why`.
-        """
-        with self._changed:
-            if self._ending is None:
-                self._holds.add(hold)
-                self.held_by = self.held_by or why
-        for vcpu in self.vcpus:
-            vcpu.kick()
-
-    def resume(self, *, hold: str = _USERS) -> None:
-        """Let go of a hold; without any, paused vCPUs go on."""
-        with self._changed:
-            if hold in self._holds:
-                self._holds.remove(hold)
-                if hold == _USERS:
-                    self.held_by = ""
-                if self._holds:
-                    return
-                if self._ending is None and self.lifecycle.phase is Phase.PAUSED:
-                    self.lifecycle.to(Phase.RUNNING)
-                self._changed.notify_all()
+    def in_guest(self, vcpu: Vcpu) -> bool:
+        """Whether the vCPU may be in the guest: it runs, and is not standing at the gate."""
+        return vcpu.running and not self.gate.stands(vcpu)
 
     def step_exit(self, index: int = 0, timeout_s: float | None = None) -> bool:
         """Let one vCPU of a paused run go on for one exit; return when it stands still again.
@@ -171,13 +81,13 @@ class RunControl:
         Raises:
             LifecycleError: the machine is not held in a run.
         """
-        vcpu = self.vcpus[index]
+        vcpu = self.state.vcpus[index]
         before = vcpu.exits
-        self._permit(vcpu, lambda vcpu: vcpu.execute(vcpu.exits + 1), timeout_s)
+        self.gate.permit(vcpu, lambda vcpu: vcpu.execute(vcpu.exits + 1), timeout_s)
         return vcpu.exits > before
 
     def step_instruction(
-        self, index: int, flags: int, halts: Callable[[int], bool], timeout_s: float | None = None
+        self, index: int, step_one: StepOne, timeout_s: float | None = None
     ) -> bool:
         """Let one vCPU of a paused run go on for one instruction (`vmm.stepping`); return when it
         stands still again.
@@ -190,72 +100,25 @@ class RunControl:
         """
 
         def step(vcpu: Vcpu) -> Ending | None:
-            self._single = True
-            try:
-                return one_instruction(vcpu, flags, halts)[1]
-            finally:
-                self._single = False
+            with self._others_standing():
+                return step_one(vcpu)[1]
 
-        return self._permit(self.vcpus[index], step, timeout_s)
-
-    def _permit(
-        self, vcpu: Vcpu, step: Callable[[Vcpu], Ending | None], timeout_s: float | None
-    ) -> bool:
-        """Let a vCPU that stands at the gate do something; say whether it came back by itself."""
-        index = vcpu.index
-        with self._changed:
-            if not (self._holds and self._busy and index in self._parked):
-                raise LifecycleError("there is no run that is paused")
-            self._permits[index] = step
-            self.held_by = ""
-            self._changed.notify_all()
-            back = self._changed.wait_for(lambda: self._is_back(index), timeout_s)
-            self._permits.pop(index, None)
-        if not back:
-            vcpu.kick()
-            with self._changed:
-                self._changed.wait_for(lambda: self._is_back(index))
-        return back
-
-    def _is_back(self, index: int) -> bool:
-        return self._ending is not None or (index in self._parked and index not in self._permits)
-
-    @property
-    def ending(self) -> Ending | None:
-        """How the last run ended, or the one in progress is about to."""
-        return self._ending
-
-    def in_guest(self, vcpu: Vcpu) -> bool:
-        """Whether the vCPU may be in the guest: it runs, and is not standing at the gate."""
-        return vcpu.running and vcpu.index not in self._parked
+        return self.gate.permit(self.state.vcpus[index], step, timeout_s)
 
     # -- asked by the vCPUs ---------------------------------------------------------------
 
     def interrupted(self, vcpu: Vcpu) -> bool:
         """A vCPU came out of the guest: look why, wait while paused, say whether to leave."""
-        stepping, permitted = vcpu.index in self._stepping, vcpu.index in self._permits
-        if stepping and (not permitted or self._asking is not None):
-            return True  # given up, or all are wanted at the gate
-        if self._gate_closed and not stepping:
-            with self._at_gate(vcpu):
-                if self.on_held is not None:
-                    self.on_held()
-            if vcpu.index in self._permits:
-                return True
-        if self._ending is not None:
+        state = self.state
+        if self.gate.pass_by(vcpu) or state.ending is not None:
             return True
-        if self._single and vcpu.asleep:
+        if self._alone and vcpu.asleep:
             return True  # only the others could wake it, or time
-        if self._deadline_ns is not None and time.monotonic_ns() >= self._deadline_ns:
-            self.end(Ending("timeout", vcpu.index))
+        if state.timed_out():
+            state.end(Ending("timeout", vcpu.index))
             return True
-        if vcpu.asleep_for_good():
-            self._asleep.add(vcpu.index)
-        else:
-            self._asleep.discard(vcpu.index)
-        if self._census or len(self._asleep) == len(self.vcpus):
-            self._take_census(vcpu)
-        return self._ending is not None
+        self._census.ask(vcpu)
+        return state.ending is not None
 
     def device_failed(self, vcpu: Vcpu, fault: DeviceFault) -> FaultChoice:
         """A device raised at an access of `vcpu`, on whose thread this is: ask what becomes of it.
@@ -265,26 +128,13 @@ class RunControl:
         """
         if self.on_device_fault is None:
             return "raise"
-        with self._at_gate(vcpu):
-            with self._changed:
-                self._changed.wait_for(lambda: self._asking is None)  # one fault after the other
-                self._asking = vcpu
-            try:
-                for other in self.vcpus:
-                    if other is not vcpu:
-                        other.kick()
-                with self._changed:
-                    self._changed.wait_for(self._all_parked)
-                choice = self.on_device_fault(fault)
-            finally:
-                with self._changed:
-                    self._asking = None
-                    self._changed.notify_all()
+        with self.gate.all_standing(vcpu):
+            choice = self.on_device_fault(fault)
         if choice not in ("retry", "skip", "raise"):
             raise ConfigError(f"on_device_fault gave {choice!r}: give retry, skip or raise")
         return choice
 
-    # -- running --------------------------------------------------------------------------
+    # -- runs -----------------------------------------------------------------------------
 
     def run(self, timeout: float | None, max_exits: int | None) -> Ending:
         """Run all vCPUs until something ends the run.
@@ -293,330 +143,116 @@ class RunControl:
             DeviceFault: a device model raised. The machine is then FAILED.
             KeyboardInterrupt: Ctrl-C on the main thread. The machine is then PAUSED.
         """
-        self._begin(timeout)
-        goal = None if max_exits is None else self._total() + max_exits
+        goal = self.begin(timeout, max_exits)
         try:
-            with self._ctrl_c():
-                if len(self.vcpus) == 1:
-                    self._run_one(self.vcpus[0], goal)
+            with self.state.ctrl_c():
+                if len(self.state.vcpus) == 1:
+                    self._run_one(self.state.vcpus[0], goal)
                 else:
-                    self._run_all(goal)
+                    for worker in self.start_workers(lambda vcpu: self._run_one(vcpu, goal)):
+                        worker.join()
         except BaseException as error:
-            self.fail(error)
-        return self._finish()
+            self.state.fail(error)
+        return self.state.finish()
 
     def steps(
         self, timeout: float | None, max_exits: int | None
     ) -> Generator[Exit | Ending, None, None]:
         """Run all vCPUs and hand out every exit after it was handled, then the ending."""
-        made = self._make_steps(timeout, max_exits)
+        from vmm.run_steps import run_by_exits
+
+        made = run_by_exits(self, timeout, max_exits)
         # Weak: an iteration that nobody holds any more must end.
         self._steps = weakref.ref(made)
         return made
 
-    def _make_steps(
-        self, timeout: float | None, max_exits: int | None
-    ) -> Generator[Exit | Ending, None, None]:
-        self._begin(timeout)
-        goal = None if max_exits is None else self._total() + max_exits
-        try:
-            if len(self.vcpus) == 1:
-                while self._ending is None:
-                    with self._ctrl_c():
-                        event = self._step(self.vcpus[0], goal)
-                    if event is not None:
-                        yield event
-            else:
-                yield from self._steps_of_all(goal)
-        finally:
-            # Whoever stops iterating stops the guest.
-            self.end(Ending("stopped"))
-            ending = self._finish()
-        yield ending
-
-    def one_instruction(
-        self, vcpu: Vcpu, flags: int, halts: Callable[[int], bool]
-    ) -> tuple[Exit | None, Ending | None]:
-        """Run one instruction of one vCPU while the others stand still (`vmm.stepping`).
+    def one_instruction(self, vcpu: Vcpu, step_one: StepOne) -> tuple[Exit | None, Ending | None]:
+        """Run one instruction of one vCPU (`vmm.stepping`) while the others stand still.
 
         Raises:
             DeviceFault: a device model raised. The machine is then FAILED.
             KeyboardInterrupt: Ctrl-C on the main thread. The machine is then PAUSED.
         """
-        self._begin(None)
-        self._single = True
+        state = self.state
+        self.begin(None, None)
         before = vcpu.exits
         event = None
         try:
-            with self._ctrl_c(), signals.Heartbeat() as heartbeat:
-                heartbeat.start(_HEARTBEAT_NS, _HEARTBEAT_NS)
-                event, ending = one_instruction(vcpu, flags, halts)
+            with self._others_standing(), state.ctrl_c(), state.heartbeat():
+                event, ending = step_one(vcpu)
             if ending is not None:
-                self.end(ending)
+                state.end(ending)
         except BaseException as error:
-            self.fail(error)
-        finally:
-            self._single = False
+            state.fail(error)
         if self.harvest is not None:
             self.harvest(vcpu, vcpu.exits - before)
-        ended = self._ending
-        self.end(Ending("max_exits", vcpu.index))
-        self._finish()
+        ended = state.ending
+        state.end(Ending("max_exits", vcpu.index))
+        state.finish()
         return event, ended
 
-    def _steps_of_all(self, goal: int | None) -> Iterator[Exit]:
-        """The exits of several vCPUs, each of which waits until its exit was looked at."""
-        from queue import SimpleQueue
+    # -- what runs are made of ------------------------------------------------------------
 
-        feed: _Feed = SimpleQueue()
-        workers = self._start_workers(lambda vcpu: self._feed(vcpu, goal, feed))
-        running = len(workers)
-        taken: threading.Semaphore | None = None
-        try:
-            while running:
-                with self._ctrl_c():
-                    event, taken = feed.get()
-                if taken is None:
-                    running -= 1
-                    continue
-                if event is not None:
-                    yield event
-                taken.release()
-                taken = None
-        finally:
-            self.end(Ending("stopped"))
-            if taken is not None:
-                taken.release()
-            while running:
-                _, taken = feed.get()
-                if taken is None:
-                    running -= 1
-                else:
-                    taken.release()
-            for worker in workers:
-                worker.join()
-
-    def _begin(self, timeout: float | None) -> None:
-        if any(vcpu.running for vcpu in self.vcpus):
-            raise LifecycleError("the machine is in a run already, which is paused; resume it")
-        self.lifecycle.to(Phase.RUNNING)
-        self._busy = True
-        self._ending = self._fault = None
-        self.interrupted_by_user = False
-        self._holds.clear()
-        self.held_by = ""
-        self._permits.clear()
-        self._asleep.clear()
+    def begin(self, timeout: float | None, max_exits: int | None) -> int | None:
+        """Begin a run; give the number of exits, over all vCPUs, at which it ends."""
+        self.state.begin(timeout)
+        self.gate.open()
         self._census.clear()
-        self._deadline_ns = None
-        if timeout is not None:
-            self._deadline_ns = time.monotonic_ns() + int(min(timeout, _FOREVER_S) * 1e9)
+        return None if max_exits is None else self.state.exits + max_exits
 
-    def _finish(self) -> Ending:
-        with self._changed:
-            self._busy = False
-            self._changed.notify_all()
-        if self._fault is not None:
-            if self.lifecycle.phase is Phase.PAUSED:
-                self.lifecycle.to(Phase.RUNNING)
-            self.lifecycle.to(Phase.FAILED)
-            raise self._fault
-        if self.lifecycle.phase is Phase.RUNNING:
-            self.lifecycle.to(Phase.PAUSED)
-        if self.interrupted_by_user:
-            raise KeyboardInterrupt
-        assert self._ending is not None
-        return self._ending
-
-    def _run_one(self, vcpu: Vcpu, goal: int | None) -> None:
-        """Run one vCPU on the calling thread until the run has ended."""
-        with signals.Heartbeat() as heartbeat:
-            heartbeat.start(self._first_beat_ns(), _HEARTBEAT_NS)
-            while self._ending is None:
-                if not self._execute(vcpu, goal, freely=True):
-                    return
-
-    def _step(self, vcpu: Vcpu, goal: int | None) -> Exit | None:
-        """Run one vCPU for one exit."""
-        before = vcpu.exits
-        with signals.Heartbeat() as heartbeat:
-            heartbeat.start(self._first_beat_ns(), _HEARTBEAT_NS)
-            self._execute(vcpu, goal, freely=False)
-        return vcpu.last_exits(1)[-1] if vcpu.exits != before else None
-
-    def _feed(self, vcpu: Vcpu, goal: int | None, feed: _Feed) -> None:
-        """Run one vCPU exit by exit, waiting for each to be taken."""
-        taken = threading.Semaphore(0)
-        try:
-            while self._ending is None:
-                event = self._step(vcpu, goal)
-                if event is not None:
-                    feed.put((event, taken))
-                    taken.acquire()
-        finally:
-            feed.put((None, None))
-
-    def _execute(self, vcpu: Vcpu, goal: int | None, *, freely: bool) -> bool:
+    def execute(self, vcpu: Vcpu, goal: int | None, *, freely: bool) -> bool:
         """Let a vCPU run as far as the bound allows (or for one exit); False ends the run."""
+        state = self.state
         limit = None if freely else vcpu.exits + 1
         if goal is not None:
-            left = goal - self._total()
+            left = goal - state.exits
             if left <= 0:
-                self.end(Ending("max_exits", vcpu.index))
+                state.end(Ending("max_exits", vcpu.index))
                 return False
             # Several vCPUs count exit by exit: one that sleeps must not sit on a share.
-            limit = vcpu.exits + (left if freely and len(self.vcpus) == 1 else 1)
+            limit = vcpu.exits + (left if freely and len(state.vcpus) == 1 else 1)
         before = vcpu.exits
-        permit = self._permits.get(vcpu.index)
+        permit = self.gate.permit_of(vcpu)
         if self.harvest is not None:
             limit = min(before + _BATCH, limit or before + _BATCH)
         try:
-            ending = vcpu.execute(limit) if permit is None else self._step_by(permit, vcpu)
+            ending = vcpu.execute(limit) if permit is None else self.gate.use(permit, vcpu)
         except DeviceFault as fault:
-            self.fail(fault)
+            state.fail(fault)
             return False
         if self.harvest is not None:
             self.harvest(vcpu, vcpu.exits - before)
         if ending is not None:
-            self.end(ending)
+            state.end(ending)
         return ending is None
 
-    def _step_by(self, permit: Callable[[Vcpu], Ending | None], vcpu: Vcpu) -> Ending | None:
-        self._stepping.add(vcpu.index)
-        try:
-            return permit(vcpu)
-        finally:
-            self._stepping.discard(vcpu.index)
-            self._permits.pop(vcpu.index, None)
-            vcpu.kick()  # back to the gate
-
-    def _run_all(self, goal: int | None) -> None:
-        for worker in self._start_workers(lambda vcpu: self._run_one(vcpu, goal)):
-            worker.join()
-
-    def _start_workers(self, work: Callable[[Vcpu], None]) -> list[threading.Thread]:
+    def start_workers(self, work: Callable[[Vcpu], None]) -> list[threading.Thread]:
         """Start a thread for each vCPU; what one raises ends the run for all."""
 
         def guarded(vcpu: Vcpu) -> None:
             try:
                 work(vcpu)
             except BaseException as error:
-                self.fail(error)
+                self.state.fail(error)
 
         workers = [
             threading.Thread(target=guarded, args=(vcpu,), name=f"vcpu{vcpu.index}")
-            for vcpu in self.vcpus
+            for vcpu in self.state.vcpus
         ]
         for worker in workers:
             worker.start()
         return workers
 
-    def _total(self) -> int:
-        return sum(vcpu.exits for vcpu in self.vcpus)
-
-    def _first_beat_ns(self) -> int:
-        if self._deadline_ns is None:
-            return _HEARTBEAT_NS
-        return max(min(self._deadline_ns - time.monotonic_ns(), _HEARTBEAT_NS), 1)
-
-    # -- pausing --------------------------------------------------------------------------
-
-    @property
-    def _gate_closed(self) -> bool:
-        return bool(self._holds) or self._asking is not None
+    def _run_one(self, vcpu: Vcpu, goal: int | None) -> None:
+        """Run one vCPU on the calling thread until the run has ended."""
+        with self.state.heartbeat():
+            while self.state.ending is None and self.execute(vcpu, goal, freely=True):
+                pass
 
     @contextmanager
-    def _at_gate(self, vcpu: Vcpu) -> Iterator[None]:
-        """Stand still with a vCPU, on its thread, at least as long as the machine is held."""
-        began = time.monotonic_ns()
-        with self._changed:
-            self._parked.add(vcpu.index)
-            self._hold()
-            self._changed.notify_all()
+    def _others_standing(self) -> Iterator[None]:
+        self._alone = True
         try:
             yield
         finally:
-            with self._changed:
-                self._changed.wait_for(lambda: self._may_pass(vcpu))
-                self._parked.discard(vcpu.index)
-                # The deadline is of guest time: what was spent at the gate does not count. Of the
-                # vCPUs that waited, the last to go on has waited longest.
-                if self._deadline_ns is not None and not self._parked:
-                    self._deadline_ns += time.monotonic_ns() - began
-        # Somebody may have looked at registers meanwhile, or changed them.
-        vcpu.regs.flush()
-        vcpu.sregs.flush()
-
-    def _may_pass(self, vcpu: Vcpu) -> bool:
-        permitted = vcpu.index in self._permits and self._asking is None
-        return not self._gate_closed or self._ending is not None or permitted
-
-    def _hold(self) -> None:
-        """The machine is paused once the last vCPU has come to the gate."""
-        running = self.lifecycle.phase is Phase.RUNNING
-        if running and self._holds and self._ending is None and self._all_parked():
-            self.lifecycle.to(Phase.PAUSED)
-
-    def _take_census(self, vcpu: Vcpu) -> None:
-        """Find out whether all vCPUs sleep for good, while none of them can wake another.
-
-        Each comes here, says whether it sleeps, and waits for the rest. The last one counts.
-        """
-        others = [other for other in self.vcpus if other is not vcpu]
-        with self._changed:
-            census, first = self._census, not self._census
-            census[vcpu.index] = vcpu.asleep_for_good()
-        if first:
-            for other in others:
-                other.kick()
-        with self._changed:
-            if len(census) == len(self.vcpus):
-                self._census = {}
-                if all(census.values()) and self._ending is None:
-                    self._ending = Ending("halt", vcpu.index, detail="with interrupts disabled")
-                self._changed.notify_all()
-            else:
-                self._changed.wait_for(
-                    lambda: (
-                        self._census is not census or self._gate_closed or self._ending is not None
-                    )
-                )
-                if self._census is census:
-                    self._census = {}  # somebody wants a pause or the end: count another time
-                    self._changed.notify_all()
-            ended = self._ending is not None
-        if ended:
-            for other in others:
-                other.kick()
-
-    def _all_parked(self) -> bool:
-        # One that is outside of its loop was kicked: it will not run the guest before it has been
-        # at the gate.
-        return self._ending is not None or all(
-            vcpu.index in self._parked or not vcpu.running for vcpu in self.vcpus
-        )
-
-    # -- Ctrl-C ---------------------------------------------------------------------------
-
-    @contextmanager
-    def _ctrl_c(self) -> Iterator[None]:
-        """Turn Ctrl-C into an ending, so that it never strikes between an exit and its handling.
-
-        Only on the main thread, and only where the program has no handler of its own.
-        """
-        if (
-            threading.current_thread() is not threading.main_thread()
-            or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-        ):
-            yield
-            return
-
-        def interrupt(number: int, frame: FrameType | None) -> None:
-            self.interrupted_by_user = True
-            self.end(Ending("stopped"))
-
-        signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._alone = False

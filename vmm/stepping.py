@@ -20,52 +20,57 @@ from vmm.endings import Ending
 from vmm.exits import Exit, pending_access
 from vmm.vcpu import Vcpu
 
-__all__ = ["one_instruction", "stepping_flags"]
+__all__ = ["Stepper"]
 
 _EXIT_REASON = slice(8, 12)
 """Spec: KVM API, "The kvm_run structure"."""
 
 
-def stepping_flags(check_extension: Callable[[int], int]) -> int:
-    """What to switch on for a step, as far as this KVM knows it (KVM_GUESTDBG_*)."""
-    known = check_extension(c.KVM_CAP_SET_GUEST_DEBUG2)
-    return c.KVM_GUESTDBG_ENABLE | c.KVM_GUESTDBG_SINGLESTEP | known & c.KVM_GUESTDBG_BLOCKIRQ
-
-
-def one_instruction(
-    vcpu: Vcpu, flags: int, halts: Callable[[int], bool]
-) -> tuple[Exit | None, Ending | None]:
-    """Run one instruction on the calling thread, or one iteration of a repeated one.
+class Stepper:
+    """Makes single steps of a machine's vCPUs.
 
     Args:
-        vcpu: stands still; without the interrupt controllers in KVM HLT ends a run.
-        flags: as `stepping_flags` gave them.
-        halts: says whether a HLT is at a guest-physical address that would end the run.
-
-    Returns:
-        The exit that it made, after it was handled (None where it made none), and what it ended
-        the run with.
-
-    Raises:
-        DeviceFault: a device raised.
+        check_extension: the VM's, as KVM_CHECK_EXTENSION is asked.
+        halts: says whether a HLT is at a guest-physical address that would end the run: without
+            the interrupt controllers in KVM.
     """
-    before = vcpu.regs.rip  # settles it as well
-    vcpu.debug.step(flags)
-    try:
-        ending = vcpu.execute(vcpu.exits + 1)
-        event = None
-        if ending is None and vcpu.unsettled:
-            reason = int.from_bytes(vcpu.kvm.page[_EXIT_REASON], "little")
-            event = pending_access(reason, vcpu.kvm.page, vcpu.index)
-            vcpu.settle()
-        elif ending is not None and ending.exit_reason == c.KVM_EXIT_DEBUG:
-            ending = None
-            if vcpu.regs.rip == before + 1:
-                found = vcpu.kvm.translate(vcpu.sregs.cs.base + before)
-                if found.valid and halts(found.physical_address):
-                    ending = Ending("halt", vcpu.index, exit_reason=c.KVM_EXIT_HLT)
-        if ending is not None and ending.exit_reason >= 0:
-            event = Exit(ending.exit_reason, vcpu.index)
-        return event, ending
-    finally:
-        vcpu.debug.step(0)
+
+    def __init__(self, check_extension: Callable[[int], int], halts: Callable[[int], bool]) -> None:
+        known = check_extension(c.KVM_CAP_SET_GUEST_DEBUG2)
+        self.flags = (
+            c.KVM_GUESTDBG_ENABLE | c.KVM_GUESTDBG_SINGLESTEP | known & c.KVM_GUESTDBG_BLOCKIRQ
+        )
+        """What is switched on for a step, as far as this KVM knows it (KVM_GUESTDBG_*)."""
+        self._halts = halts
+
+    def one_instruction(self, vcpu: Vcpu) -> tuple[Exit | None, Ending | None]:
+        """Run one instruction on the calling thread, or one iteration of a repeated one. The vCPU
+        stands still.
+
+        Returns:
+            The exit that it made, after it was handled (None where it made none), and what it ended
+            the run with.
+
+        Raises:
+            DeviceFault: a device raised.
+        """
+        before = vcpu.regs.rip  # settles it as well
+        vcpu.debug.step(self.flags)
+        try:
+            ending = vcpu.execute(vcpu.exits + 1)
+            event = None
+            if ending is None and vcpu.unsettled:
+                reason = int.from_bytes(vcpu.kvm.page[_EXIT_REASON], "little")
+                event = pending_access(reason, vcpu.kvm.page, vcpu.index)
+                vcpu.settle()
+            elif ending is not None and ending.exit_reason == c.KVM_EXIT_DEBUG:
+                ending = None
+                if vcpu.regs.rip == before + 1:
+                    found = vcpu.kvm.translate(vcpu.sregs.cs.base + before)
+                    if found.valid and self._halts(found.physical_address):
+                        ending = Ending("halt", vcpu.index, exit_reason=c.KVM_EXIT_HLT)
+            if ending is not None and ending.exit_reason >= 0:
+                event = Exit(ending.exit_reason, vcpu.index)
+            return event, ending
+        finally:
+            vcpu.debug.step(0)

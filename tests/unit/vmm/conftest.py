@@ -272,7 +272,7 @@ class RunRig:
             )
             for kvm in kvms
         ]
-        self.control.vcpus = self.vcpus
+        self.control.state.vcpus = self.vcpus
         self._outcome = []
         self._thread = None
 
@@ -280,7 +280,7 @@ class RunRig:
 
     @property
     def phase(self):
-        return self.control.lifecycle.phase
+        return self.control.state.lifecycle.phase
 
     def start(self, timeout=PATIENCE, max_exits=None):
         """Run on a thread, until the guest is seen to run."""
@@ -365,7 +365,7 @@ def several():
 
     yield make
     for each in made:
-        each.control.end(Ending("stopped"))
+        each.control.state.end(Ending("stopped"))
 
 
 @pytest.fixture

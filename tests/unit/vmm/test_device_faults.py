@@ -258,7 +258,7 @@ def test_two_faults_at_once_are_asked_about_one_after_the_other(several, scripte
         most.append(len(inside))
         inside.pop()
         if len(asked) == 4:
-            made.control.end(Ending("stopped"))
+            made.control.state.end(Ending("stopped"))
         return "skip"
 
     made.control.on_device_fault = ask
@@ -271,14 +271,14 @@ def test_a_pause_while_asking_holds_the_machine_afterwards(alone, scripted, with
     made = alone(*outs(scripted, 1), EXIT_HLT, on_write=failing_at(1))
 
     def ask(fault):
-        within(made.control.pause)
+        within(made.control.gate.pause)
         return "skip"
 
     made.control.on_device_fault = ask
     made.start()
     made.until(lambda: made.phase is Phase.PAUSED)
     assert list(made.kvms[0].script) == [EXIT_HLT]
-    made.control.resume()
+    made.control.gate.resume()
     assert made.finish().reason == "halt"
 
 
@@ -286,7 +286,7 @@ def test_an_ending_from_elsewhere_while_asking_ends_the_run(alone, scripted):
     made = alone(*outs(scripted, 1), -errno.EINTR, EXIT_HLT, on_write=failing_at(1))
 
     def ask(fault):
-        made.control.end(Ending("timeout"))
+        made.control.state.end(Ending("timeout"))
         return "skip"
 
     made.control.on_device_fault = ask

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vmm import run as run_module
+from vmm import run_state
 from vmm.counts import ExitCounts
 from vmm.endings import Ending
 from vmm.errors import DeviceFault, LifecycleError
@@ -23,7 +23,7 @@ def clock(monkeypatch):
     """The time that the runs see; `clock.now_ns += ...` lets it pass."""
     hands = SimpleNamespace(now_ns=10**12)
     hands.monotonic_ns = lambda: hands.now_ns
-    monkeypatch.setattr(run_module, "time", hands)
+    monkeypatch.setattr(run_state, "time", hands)
     return hands
 
 
@@ -58,7 +58,7 @@ def test_without_a_timeout_time_ends_nothing(alone, clock):
     made.start(timeout=None)
     clock.now_ns += 10**18
     assert made.runs_on()
-    made.control.end(Ending("stopped"))
+    made.control.state.end(Ending("stopped"))
     assert made.finish().reason == "stopped"
 
 
@@ -84,7 +84,7 @@ def test_a_guest_that_ends_on_its_last_exit_has_ended(alone, scripted):
 
 def test_a_device_ends_the_run(alone, scripted):
     made = alone(scripted.out(0x10, 7), EXIT_HLT)
-    made.port.function = lambda value: made.control.end(Ending("debug_exit", value=value))
+    made.port.function = lambda value: made.control.state.end(Ending("debug_exit", value=value))
     ending = made.control.run(PATIENCE, None)
     assert (ending.reason, ending.value) == ("debug_exit", 7)
     assert list(made.kvms[0].script) == [EXIT_HLT]
@@ -94,7 +94,7 @@ def test_a_device_ends_the_run(alone, scripted):
 
 def test_a_device_that_ends_the_run_on_the_last_exit_wins(alone, scripted):
     made = alone(scripted.out(0x10, 7))
-    made.port.function = lambda value: made.control.end(Ending("debug_exit", value=value))
+    made.port.function = lambda value: made.control.state.end(Ending("debug_exit", value=value))
     assert made.control.run(PATIENCE, 1).reason == "debug_exit"
 
 
@@ -102,8 +102,8 @@ def test_the_first_ending_counts(alone, scripted):
     made = alone(scripted.out(0x10, 1), EXIT_HLT)
 
     def end(value):
-        made.control.end(Ending("poweroff"))
-        made.control.end(Ending("reset"))
+        made.control.state.end(Ending("poweroff"))
+        made.control.state.end(Ending("reset"))
 
     made.port.function = end
     assert made.control.run(PATIENCE, None).reason == "poweroff"
@@ -112,13 +112,13 @@ def test_the_first_ending_counts(alone, scripted):
 def test_another_thread_ends_the_run(alone):
     made = alone()
     made.start()
-    made.control.end(Ending("stopped"))
+    made.control.state.end(Ending("stopped"))
     assert made.finish().reason == "stopped"
 
 
 def test_an_ending_between_runs_does_not_touch_the_next(alone):
     made = alone(EXIT_HLT)
-    made.control.end(Ending("stopped"))
+    made.control.state.end(Ending("stopped"))
     assert made.control.run(PATIENCE, None).reason == "halt"
 
 
@@ -137,7 +137,7 @@ def test_a_running_machine_cannot_be_run(alone):
     made.start()
     with pytest.raises(LifecycleError):
         made.control.run(1.0, None)
-    made.control.end(Ending("stopped"))
+    made.control.state.end(Ending("stopped"))
     # The refusal left the run alone.
     assert made.finish().reason == "stopped"
 
@@ -145,14 +145,14 @@ def test_a_running_machine_cannot_be_run(alone):
 def test_a_machine_that_somebody_holds_paused_cannot_be_run(alone, within):
     made = alone()
     made.start()
-    made.control.pause()
+    made.control.gate.pause()
     entries = made.kvms[0].entries
     with pytest.raises(LifecycleError):
         within(lambda: made.control.run(0.05, None))
     assert made.kvms[0].entries == entries
-    made.control.resume()
+    made.control.gate.resume()
     assert made.runs_on()
-    made.control.end(Ending("stopped"))
+    made.control.state.end(Ending("stopped"))
     assert made.finish().reason == "stopped"
 
 
@@ -186,17 +186,17 @@ def test_an_error_of_the_kernel_is_raised_and_fails_the_machine(scripted, severa
 def test_a_pause_holds_the_guest(alone):
     made = alone()
     made.start()
-    made.control.pause()
+    made.control.gate.pause()
     assert made.phase is Phase.PAUSED
     assert not made.control.in_guest(made.vcpus[0])
     entries = made.kvms[0].entries
-    made.control.pause()  # once more changes nothing
+    made.control.gate.pause()  # once more changes nothing
     time.sleep(0.02)
     assert made.kvms[0].entries == entries
-    made.control.resume()
+    made.control.gate.resume()
     assert made.phase is Phase.RUNNING
     assert made.runs_on()
-    made.control.end(Ending("stopped"))
+    made.control.state.end(Ending("stopped"))
     assert made.finish().reason == "stopped"
     assert made.phase is Phase.PAUSED
 
@@ -205,38 +205,38 @@ def test_pausing_many_times(alone):
     made = alone()
     made.start()
     for _ in range(100):
-        made.control.pause()
+        made.control.gate.pause()
         entries = made.kvms[0].entries
         assert made.phase is Phase.PAUSED
         assert made.kvms[0].entries == entries
-        made.control.resume()
-    made.control.end(Ending("stopped"))
+        made.control.gate.resume()
+    made.control.state.end(Ending("stopped"))
     assert made.finish().reason == "stopped"
 
 
 def test_registers_that_change_during_a_pause_reach_the_guest(alone):
     made = alone()
     made.start()
-    made.control.pause()
+    made.control.gate.pause()
     vcpu, kvm = made.vcpus[0], made.kvms[0]
     vcpu.regs.rax = 0x1234
     vcpu.sregs.cr2 = 0x5678
     assert kvm.stored == []
-    made.control.resume()
+    made.control.gate.resume()
     assert made.runs_on()
     assert (kvm.regs.rax, kvm.sregs.cr2) == (0x1234, 0x5678)
-    made.control.end(Ending("stopped"))
+    made.control.state.end(Ending("stopped"))
     made.finish()
 
 
 def test_a_machine_that_is_paused_can_be_ended(alone):
     made = alone()
     made.start()
-    made.control.pause()
-    made.control.end(Ending("stopped"))
+    made.control.gate.pause()
+    made.control.state.end(Ending("stopped"))
     assert made.finish().reason == "stopped"
     assert made.phase is Phase.PAUSED
-    made.control.resume()
+    made.control.gate.resume()
     assert made.control.run(0.01, None).reason == "timeout"
 
 
@@ -244,9 +244,9 @@ def test_time_at_the_gate_does_not_count(alone, clock):
     made = alone()
     made.start(timeout=10.0)
     clock.now_ns += 9 * 10**9
-    made.control.pause()
+    made.control.gate.pause()
     clock.now_ns += 3600 * 10**9
-    made.control.resume()
+    made.control.gate.resume()
     assert made.runs_on()
     clock.now_ns += 10**9
     assert made.finish().reason == "timeout"
@@ -254,12 +254,12 @@ def test_time_at_the_gate_does_not_count(alone, clock):
 
 def test_there_is_nothing_to_pause_before_and_after_a_run(alone):
     made = alone(EXIT_HLT)
-    made.control.pause()
-    made.control.resume()
+    made.control.gate.pause()
+    made.control.gate.resume()
     assert made.phase is Phase.CREATED
     assert made.control.run(PATIENCE, None).reason == "halt"
-    made.control.pause()
-    made.control.resume()
+    made.control.gate.pause()
+    made.control.gate.resume()
     assert made.phase is Phase.PAUSED
 
 
@@ -269,8 +269,8 @@ def test_a_pause_ends_when_the_run_does(alone, scripted, within):
         made = alone()
         made.start()
         made.kvms[0].script.append(EXIT_HLT)
-        within(made.control.pause)
-        made.control.resume()
+        within(made.control.gate.pause)
+        made.control.gate.resume()
         assert made.finish().reason == "halt"
         assert made.phase is Phase.PAUSED
 
@@ -278,7 +278,7 @@ def test_a_pause_ends_when_the_run_does(alone, scripted, within):
 def test_a_device_cannot_pause_the_machine_it_runs_in(alone, scripted, within):
     """It would wait for itself."""
     made = alone(scripted.out(0x10, 1), EXIT_HLT)
-    made.port.function = lambda value: made.control.pause()
+    made.port.function = lambda value: made.control.gate.pause()
     with pytest.raises(DeviceFault, match="LifecycleError"):
         within(lambda: made.control.run(PATIENCE, None))
 

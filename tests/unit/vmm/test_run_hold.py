@@ -18,7 +18,7 @@ def held(made, count):
 
     def hold(value):
         if len(made.port.written) == count:
-            made.control.pause_soon("written enough")
+            made.control.gate.pause_soon("written enough")
 
     made.port.function = hold
     made.start()
@@ -29,10 +29,10 @@ def held(made, count):
 def test_a_hook_holds_the_run_behind_its_exit(alone, scripted):
     made = held(alone(*(scripted.out(0x10, n) for n in range(9)), EXIT_HLT), 3)
     assert made.port.written == [0, 1, 2]
-    assert made.control.held_by == "written enough"
-    assert made.control.pause(0.01)  # it is
-    made.control.resume()
-    assert made.control.held_by == ""
+    assert made.control.gate.held_by == "written enough"
+    assert made.control.gate.pause(0.01)  # it is
+    made.control.gate.resume()
+    assert made.control.gate.held_by == ""
     assert made.finish().reason == "halt"
     assert made.port.written == list(range(9))
 
@@ -44,7 +44,7 @@ def test_exit_by_exit(alone, scripted):
         assert made.port.written == list(range(count))
         assert made.phase is Phase.PAUSED
         assert not made.control.in_guest(made.vcpus[0])
-    made.control.resume()
+    made.control.gate.resume()
     assert made.finish().reason == "halt"
 
 
@@ -54,7 +54,7 @@ def test_a_step_outlasts_the_heartbeat(alone, scripted, within):
     assert within(lambda: made.control.step_exit(timeout_s=20))
     assert made.port.written == [0, 1]
     assert made.phase is Phase.PAUSED
-    made.control.resume()
+    made.control.gate.resume()
     assert made.finish().reason == "halt"
 
 
@@ -70,31 +70,31 @@ def test_a_step_that_meets_no_exit_is_given_up(alone, scripted, within):
     made = held(alone(scripted.out(0x10, 1)), 1)  # behind its script the guest loops
     assert not within(lambda: made.control.step_exit(timeout_s=0.05))
     assert made.phase is Phase.PAUSED
-    made.control.end(Ending("stopped"))
+    made.control.state.end(Ending("stopped"))
     assert made.finish().reason == "stopped"
 
 
 def test_a_step_keeps_the_bound(alone, scripted):
     made = alone(*(scripted.out(0x10, n) for n in range(9)), EXIT_HLT)
-    made.port.function = lambda value: made.control.pause_soon() if value == 3 else None
+    made.port.function = lambda value: made.control.gate.pause_soon() if value == 3 else None
     made.start(max_exits=6)
     made.until(lambda: made.phase is Phase.PAUSED)
     assert made.control.step_exit(timeout_s=20)
-    made.control.resume()
+    made.control.gate.resume()
     assert made.finish().reason == "max_exits"
     assert made.port.written == list(range(6))
 
 
 def test_one_of_two_vcpus_steps(several, scripted):
     made = several([scripted.out(0x10, n) for n in range(5)], [])
-    made.port.function = lambda value: made.control.pause_soon() if value == 1 else None
+    made.port.function = lambda value: made.control.gate.pause_soon() if value == 1 else None
     made.start()
     made.until(lambda: made.phase is Phase.PAUSED)
     assert made.control.step_exit(0, timeout_s=20)
     assert made.port.written == [0, 1, 2]
     assert not made.control.step_exit(1, timeout_s=0.05)
     assert made.phase is Phase.PAUSED
-    made.control.end(Ending("stopped"))
+    made.control.state.end(Ending("stopped"))
     assert made.finish().reason == "stopped"
 
 
@@ -106,26 +106,28 @@ def test_there_is_nothing_to_step_without_a_run(alone):
 
 def test_a_look_does_not_undo_the_hold_of_somebody_else(alone, scripted):
     made = held(alone(*(scripted.out(0x10, n) for n in range(9)), EXIT_HLT), 3)
-    assert made.control.pause(20, hold="look")
-    made.control.resume(hold="look")
+    assert made.control.gate.pause(20, hold="look")
+    made.control.gate.resume(hold="look")
     assert made.phase is Phase.PAUSED
-    assert made.control.held_by == "written enough"
+    assert made.control.gate.held_by == "written enough"
     # The other way round: who pauses while somebody looks.
-    assert made.control.pause(20, hold="look")
-    made.control.resume()
+    assert made.control.gate.pause(20, hold="look")
+    made.control.gate.resume()
     assert made.phase is Phase.PAUSED
-    made.control.pause_soon("a stop")
-    made.control.resume(hold="look")
-    assert (made.phase, made.control.held_by) == (Phase.PAUSED, "a stop")
-    made.control.resume()
+    made.control.gate.pause_soon("a stop")
+    made.control.gate.resume(hold="look")
+    assert (made.phase, made.control.gate.held_by) == (Phase.PAUSED, "a stop")
+    made.control.gate.resume()
     assert made.finish().reason == "halt"
 
 
 def test_after_a_step_another_reason_is_told(alone, scripted):
     made = held(alone(*(scripted.out(0x10, n) for n in range(9)), EXIT_HLT), 3)
-    made.port.function = lambda value: made.control.pause_soon("5 it is") if value == 5 else None
+    made.port.function = lambda value: (
+        made.control.gate.pause_soon("5 it is") if value == 5 else None
+    )
     for why in ("", "", "5 it is", ""):
         assert made.control.step_exit(timeout_s=20)
-        assert made.control.held_by == why
-    made.control.resume()
+        assert made.control.gate.held_by == why
+    made.control.gate.resume()
     assert made.finish().reason == "halt"

@@ -34,7 +34,7 @@ def test_several_run_on_threads_of_their_own(several):
     made = several((who,), (who,), (who,))
     made.start()
     made.until(lambda: len(names) == 3)
-    made.control.end(Ending("stopped"))
+    made.control.state.end(Ending("stopped"))
     assert made.finish().reason == "stopped"
     assert names == {"vcpu0", "vcpu1", "vcpu2"}
     assert not any(thread.name.startswith("vcpu") for thread in threading.enumerate())
@@ -68,13 +68,13 @@ def test_several_are_paused_together(several):
     made = several((), (), ())
     made.start()
     for _ in range(20):
-        made.control.pause()
+        made.control.gate.pause()
         entries = [kvm.entries for kvm in made.kvms]
         assert not any(made.control.in_guest(vcpu) for vcpu in made.vcpus)
         time.sleep(0.002)
         assert [kvm.entries for kvm in made.kvms] == entries
-        made.control.resume()
-    made.control.end(Ending("stopped"))
+        made.control.gate.resume()
+    made.control.state.end(Ending("stopped"))
     assert made.finish().reason == "stopped"
 
 
@@ -136,7 +136,7 @@ def test_one_that_was_woken_counts_as_awake_at_once(several, scripted):
 
     made = several((start_the_other,), (), irqchip=True)
     made.kvms[1].mp_state = UNINITIALIZED
-    made.port.function = lambda value: made.control.end(Ending("debug_exit", value=value))
+    made.port.function = lambda value: made.control.state.end(Ending("debug_exit", value=value))
     assert made.control.run(PATIENCE, None).reason == "debug_exit"
 
 

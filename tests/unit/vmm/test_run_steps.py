@@ -71,7 +71,7 @@ def test_on_another_thread_ctrl_c_belongs_to_the_main_thread(alone):
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     assert made.runs_on()
-    made.control.end(Ending("stopped"))
+    made.control.state.end(Ending("stopped"))
     assert made.finish().reason == "stopped"
 
 
@@ -124,7 +124,7 @@ def test_the_body_of_the_loop_may_end_the_run(alone, scripted):
     for event in made.control.steps(PATIENCE, None):
         seen.append(event)
         if isinstance(event, Exit) and event.value == 1:
-            made.control.end(Ending("stopped"))
+            made.control.state.end(Ending("stopped"))
     assert [event.value for event in seen[:-1]] == [0, 1]
     assert seen[-1].reason == "stopped"
 

@@ -1,0 +1,169 @@
+"""A run, from its beginning to what it came to: what all who take part in it look at.
+
+There is one run at a time, and of the things that end it the first counts. How long it may last is
+measured in time that the guest could use.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from kvm_bindings import signals
+from vmm.endings import Ending
+from vmm.errors import LifecycleError
+from vmm.lifecycle import Lifecycle, Phase
+
+if TYPE_CHECKING:
+    from vmm.vcpu import Vcpu
+
+__all__ = ["RunState"]
+
+_HEARTBEAT_NS = 50_000_000
+_FOREVER_S = 1e9
+
+
+class RunState:
+    """Whether the vCPUs of a machine run, until when, and what has ended it."""
+
+    def __init__(self) -> None:
+        self.vcpus: Sequence[Vcpu] = ()
+        self.lifecycle = Lifecycle()
+        self.changed = threading.Condition()
+        """Held while something changes that a thread may wait for, and notified then."""
+        self.busy = False
+        """Whether a run is in progress, its threads included."""
+        self.ending: Ending | None = None
+        """How the last run ended, or the one in progress is about to."""
+        self._fault: BaseException | None = None
+        self._interrupted_by_user = False
+        self._deadline_ns: int | None = None
+
+    # -- the beginning and the end --------------------------------------------------------
+
+    def begin(self, timeout: float | None) -> None:
+        """Begin a run that lasts `timeout` seconds at most.
+
+        Raises:
+            LifecycleError: there is one, or the machine cannot run any more.
+        """
+        if any(vcpu.running for vcpu in self.vcpus):
+            raise LifecycleError("the machine is in a run already, which is paused; resume it")
+        self.lifecycle.to(Phase.RUNNING)
+        self.busy = True
+        self.ending = self._fault = None
+        self._interrupted_by_user = False
+        self._deadline_ns = None
+        if timeout is not None:
+            self._deadline_ns = time.monotonic_ns() + int(min(timeout, _FOREVER_S) * 1e9)
+
+    def end(self, ending: Ending) -> None:
+        """End the run, if nothing has ended it yet. From any thread, also out of a device."""
+        with self.changed:
+            if self.ending is None:
+                self.ending = ending
+            self.changed.notify_all()
+        self.kick()
+
+    def fail(self, error: BaseException) -> None:
+        """End the run because something of ours raised; `finish` raises it again."""
+        self._fault = error
+        self.end(Ending("stopped", detail=str(error)))
+
+    def finish(self) -> Ending:
+        """What the run came to, now that no vCPU runs any more.
+
+        Raises:
+            BaseException: what was given to `fail`. The machine is then FAILED.
+            KeyboardInterrupt: Ctrl-C. The machine is then PAUSED.
+        """
+        with self.changed:
+            self.busy = False
+            self.changed.notify_all()
+        if self._fault is not None:
+            if self.lifecycle.phase is Phase.PAUSED:
+                self.lifecycle.to(Phase.RUNNING)
+            self.lifecycle.to(Phase.FAILED)
+            raise self._fault
+        if self.lifecycle.phase is Phase.RUNNING:
+            self.lifecycle.to(Phase.PAUSED)
+        if self._interrupted_by_user:
+            raise KeyboardInterrupt
+        assert self.ending is not None
+        return self.ending
+
+    @contextmanager
+    def ctrl_c(self) -> Iterator[None]:
+        """Turn Ctrl-C into an ending, so that it never strikes between an exit and its handling.
+
+        Only on the main thread, and only where the program has no handler of its own.
+        """
+        if (
+            threading.current_thread() is not threading.main_thread()
+            or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        ):
+            yield
+            return
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            self._interrupted_by_user = True
+            self.end(Ending("stopped"))
+
+        signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    # -- the vCPUs ------------------------------------------------------------------------
+
+    def kick(self, but: Vcpu | None = None) -> None:
+        """Have all vCPUs, or all but one, come out of the guest."""
+        for vcpu in self.vcpus:
+            if vcpu is not but:
+                vcpu.kick()
+
+    def refuse_own_thread(self, what: str) -> None:
+        """Refuse to wait for the vCPUs on the thread of one of them.
+
+        Raises:
+            LifecycleError: called by a device.
+        """
+        if any(vcpu.on_this_thread for vcpu in self.vcpus):
+            raise LifecycleError(f"a device cannot {what} the machine that it runs in; end the run")
+
+    @property
+    def exits(self) -> int:
+        """The exits of all vCPUs since the machine was made."""
+        return sum(vcpu.exits for vcpu in self.vcpus)
+
+    # -- the deadline ---------------------------------------------------------------------
+
+    @contextmanager
+    def heartbeat(self) -> Iterator[None]:
+        """Interrupt the calling thread's vCPU when the deadline has come, and twenty times a
+        second."""
+        first = _HEARTBEAT_NS
+        if self._deadline_ns is not None:
+            first = max(min(self._deadline_ns - time.monotonic_ns(), _HEARTBEAT_NS), 1)
+        with signals.Heartbeat() as heartbeat:
+            heartbeat.start(first, _HEARTBEAT_NS)
+            yield
+
+    def timed_out(self) -> bool:
+        """Whether the deadline has come."""
+        return self._deadline_ns is not None and time.monotonic_ns() >= self._deadline_ns
+
+    def now_ns(self) -> int:
+        """The time, for `prolong_since`."""
+        return time.monotonic_ns()
+
+    def prolong_since(self, began_ns: int) -> None:
+        """Put the deadline off: the guest could not use the time since then."""
+        if self._deadline_ns is not None:
+            self._deadline_ns += time.monotonic_ns() - began_ns
