@@ -1,10 +1,16 @@
-"""What every test shares: whether KVM may be used, and a last line that says what was skipped."""
+"""What every test shares: whether KVM may be used, a last line that says what was skipped, and the
+rules of a format that is written for other programs."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -67,3 +73,46 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line("nothing was skipped")
     for reason, count in sorted(skipped.items()):
         terminalreporter.write_line(f"skipped {count}: {reason}")
+
+
+@pytest.fixture(scope="session")
+def chrome_events() -> Callable[[Path], dict[str, list[dict[str, Any]]]]:
+    """Read a file as Chrome and Perfetto do, holding it to their rules; its events by phase.
+
+    Spec: "Trace Event Format", JSON Object Format, Event Descriptions.
+    """
+
+    def wrong(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    def read(path: Path) -> dict[str, list[dict[str, Any]]]:
+        whole = json.loads(path.read_text(encoding="utf-8"), parse_constant=wrong)
+        assert whole["displayTimeUnit"] in ("ms", "ns")
+        found: dict[str, list[dict[str, Any]]] = {"M": [], "X": [], "i": []}
+        for event in whole["traceEvents"]:
+            found[event["ph"]].append(event)  # a phase that we do not write is a KeyError
+            assert isinstance(event["name"], str)
+            assert event["name"]
+            assert type(event["pid"]) is type(event["tid"]) is int
+            assert isinstance(event["args"], dict)
+            if event["ph"] == "M":
+                continue
+            assert isinstance(event["cat"], str)
+            assert event["ts"] >= 0
+        known = {"process_name": str, "thread_name": str, "thread_sort_index": int}
+        for event in found["M"]:
+            (value,) = event["args"].values()
+            assert event["args"].keys() == {event["name"].partition("_")[2]}
+            assert type(value) is known[event["name"]]
+        assert all(event["s"] in "gpt" for event in found["i"])
+        assert all(event["dur"] >= 0 for event in found["X"])
+        tracks = {(event["pid"], event["tid"]) for event in found["X"]}
+        for track in tracks:
+            slices = [e for e in found["X"] if (e["pid"], e["tid"]) == track]
+            # Slices of one track nest, or lie one behind the other as ours do.
+            assert all(a["ts"] + a["dur"] <= b["ts"] + 1e-6 for a, b in pairwise(slices))
+        named = {(e["pid"], e["tid"]) for e in found["M"] if e["name"] == "thread_name"}
+        assert tracks <= named
+        return found
+
+    return read

@@ -102,6 +102,23 @@ def boot() -> Iterator[Callable[..., vmm.Machine]]:
         machine.close()
 
 
+@pytest.fixture
+def replay_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[..., vmm.ReplayResult]:
+    """`vmm.replay`, where nothing can be made of KVM."""
+
+    def no_kvm(*args: object, **options: object) -> None:
+        raise AssertionError("a replay has no machine")
+
+    def replay(path: str | Path, **options: Any) -> vmm.ReplayResult:
+        with monkeypatch.context() as patch:
+            patch.setattr("vmm.kvm.open_kvm", no_kvm)
+            patch.setattr("vmm.hardware.open_kvm", no_kvm)
+            patch.setattr("vmm.memory.GuestMemory.__init__", no_kvm)
+            return vmm.replay(path, **options)
+
+    return replay
+
+
 class Background:
     """A call on a thread of its own."""
 

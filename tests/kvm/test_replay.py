@@ -18,23 +18,14 @@ from devices.uart16550 import Uart16550
 
 pytestmark = pytest.mark.kvm
 
-SEABIOS = Path("/usr/share/seabios/bios-256k.bin")
-
 
 @pytest.fixture
-def replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Replay a recording where nothing can be made of KVM."""
+def replayed(tmp_path: Path, replay_alone):
+    """Replay a recording at `.path`."""
     path = tmp_path / "run.vtrace"
 
-    def no_kvm(*args: object, **options: object) -> None:
-        raise AssertionError("a replay has no machine")
-
     def replay(**options) -> vmm.ReplayResult:
-        with monkeypatch.context() as patch:
-            patch.setattr("vmm.kvm.open_kvm", no_kvm)
-            patch.setattr("vmm.hardware.open_kvm", no_kvm)
-            patch.setattr("vmm.memory.GuestMemory.__init__", no_kvm)
-            return vmm.replay(path, **options)
+        return replay_alone(path, **options)
 
     replay.path = str(path)  # type: ignore[attr-defined]
     return replay
@@ -229,45 +220,6 @@ def test_several_processors(boot, replayed) -> None:
 def test_a_journal_needs_a_file() -> None:
     with pytest.raises(vmm.ConfigError, match="give trace=FILE"):
         vmm.Machine(journal=True)
-
-
-@pytest.mark.timeout(300)
-def test_seabios(boot, replayed) -> None:
-    if not SEABIOS.exists():
-        pytest.skip(f"{SEABIOS.name} is not here: apt install seabios")
-    m = boot(str(SEABIOS), record=replayed.path)
-    for _ in range(100):
-        m.run(timeout=2)
-        if "No bootable device." in m.console.text:
-            break
-    log = m.console.output
-    m.close()
-    found = replayed()
-    assert found.identical, found
-    assert found.accesses > 1000
-    assert not found.skipped
-
-    # What the guest printed is in the recording: a console of its own prints it again.
-    class Prints(type(m.devices["debugcon"])):  # type: ignore[misc]
-        def write(self, offset: int, size: int, value: int) -> None:
-            printed.append(value)
-            super().write(offset, size, value)
-
-    printed: list[int] = []
-    assert replayed(device_overrides={"debugcon": Prints}).identical
-    assert bytes(printed) in log
-
-    class OtherOrder(CmosRtc):
-        """One bit in one cell: SeaBIOS asks here what to boot from first."""
-
-        def _read_cell(self, index: int) -> int:
-            return super()._read_cell(index) ^ (0x02 if index == 0x3D else 0)
-
-    difference = replayed(device_overrides={"rtc": OtherOrder}).difference
-    assert difference.device == "rtc"
-    assert difference.what == "read of rtc BOOT_ORDER_12 (port 0x71)"
-    assert (difference.recorded, difference.replayed) == ("0x02", "0x00")
-    assert difference.exit > 1
 
 
 @pytest.mark.command

@@ -7,7 +7,6 @@ import json
 import os
 import sqlite3
 from contextlib import closing
-from itertools import pairwise
 
 import pytest
 
@@ -53,36 +52,23 @@ def trace(path, new_writer):
     return load(path)
 
 
-def test_chrome(trace, tmp_path):
-    """Spec: "Trace Event Format"."""
+def test_chrome(trace, tmp_path, chrome_events):
     path = tmp_path / "out.json"
     export(trace, trace, str(path), "chrome")
-    whole = json.loads(path.read_text())
-    events = whole["traceEvents"]
-    assert whole["displayTimeUnit"] in ("ms", "ns")
-    for event in events:
-        assert event["ph"] in "MXi"
-        assert isinstance(event["name"], str)
-        assert type(event["pid"]) is type(event["tid"]) is int
-    named = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    events = chrome_events(path)
+    named = {e["tid"]: e["args"]["name"] for e in events["M"] if e["name"] == "thread_name"}
     assert named == {0: "machine", 1: "vCPU 0", 2: "vCPU 1"}
-    (process,) = [e for e in events if e["name"] == "process_name"]
+    (process,) = [e for e in events["M"] if e["name"] == "process_name"]
     assert process["args"] == {"name": 'glassvm a "b"'}
-    slices = [e for e in events if e["ph"] == "X"]
+    slices = events["X"]
     assert len(slices) == len(trace)
-    assert all(e["ts"] >= 0 and e["dur"] >= 0 for e in slices)
-    for tid in (1, 2):
-        track = [e for e in slices if e["tid"] == tid]
-        assert all(a["ts"] + a["dur"] <= b["ts"] + 1e-6 for a, b in pairwise(track))
     assert (slices[0]["ts"], slices[0]["dur"]) == (1.0, 1.234)
     assert slices[0]["name"] == "com1 out 0x3f8"
     (status,) = [e for e in slices if e["name"] == "com1 in 0x3fd"]
     assert status["args"] == {
         "guest_ns": 100, "value": "0x60", "size": 1, "meaning": "LSR = THRE|TEMT", "irqs": 2
     }  # fmt: skip
-    instants = [e for e in events if e["ph"] == "i"]
-    assert [e["name"] for e in instants] == ["irq 4 up", "input, 3 bytes"]
-    assert all(e["s"] in "gpt" for e in instants)
+    assert [e["name"] for e in events["i"]] == ["irq 4 up", "input, 3 bytes"]
 
 
 def test_csv(trace, tmp_path):
