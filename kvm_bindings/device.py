@@ -1,6 +1,6 @@
 """Devices that live in the kernel, made with KVM_CREATE_DEVICE.
 
-Spec: KVM API, KVM_CREATE_DEVICE and KVM_SET_DEVICE_ATTR/KVM_GET_DEVICE_ATTR.
+Spec: KVM API, KVM_CREATE_DEVICE and ioctls.KVM_SET_DEVICE_ATTR/ioctls.KVM_GET_DEVICE_ATTR.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ import ctypes
 import errno
 from typing import Any
 
+from kvm_bindings import ioctls, structs
 from kvm_bindings.calls import Closable, ioctl
 from kvm_bindings.errors import KvmError
-from kvm_bindings.ioctls import KVM_GET_DEVICE_ATTR, KVM_HAS_DEVICE_ATTR, KVM_SET_DEVICE_ATTR
-from kvm_bindings.structs import kvm_device_attr
 
 __all__ = ["KvmDevice"]
 
@@ -23,7 +22,9 @@ class KvmDevice(Closable):
     def has_attr(self, group: int, attr: int) -> bool:
         """Say whether the device has the attribute."""
         try:
-            ioctl(self.fd, KVM_HAS_DEVICE_ATTR, kvm_device_attr(group=group, attr=attr))
+            ioctl(
+                self.fd, ioctls.KVM_HAS_DEVICE_ATTR, structs.kvm_device_attr(group=group, attr=attr)
+            )
         except KvmError as error:
             if error.errno != errno.ENXIO:
                 raise
@@ -33,9 +34,9 @@ class KvmDevice(Closable):
     def get_attr(self, group: int, attr: int, value: Any) -> None:
         """Read the attribute into `value`, a ctypes object of the type that it has."""
         address = ctypes.addressof(value)
-        ioctl(self.fd, KVM_GET_DEVICE_ATTR, kvm_device_attr(0, group, attr, address))
+        ioctl(self.fd, ioctls.KVM_GET_DEVICE_ATTR, structs.kvm_device_attr(0, group, attr, address))
 
     def set_attr(self, group: int, attr: int, value: Any) -> None:
         """Set the attribute from `value`, a ctypes object of the type that it has."""
         address = ctypes.addressof(value)
-        ioctl(self.fd, KVM_SET_DEVICE_ATTR, kvm_device_attr(0, group, attr, address))
+        ioctl(self.fd, ioctls.KVM_SET_DEVICE_ATTR, structs.kvm_device_attr(0, group, attr, address))

@@ -24,9 +24,9 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kvm_bindings import ioctls
 from kvm_bindings.calls import libc_ioctl
 from kvm_bindings.exit_ring import ExitRing
-from kvm_bindings.ioctls import KVM_RUN
 
 if TYPE_CHECKING:
     from kvm_bindings.recording import Recorder
@@ -65,7 +65,7 @@ class CtypesRunner:
         handle = self._handle = ctypes.c_int(fd)
         view = self._view = memoryview(mapping)
         words = self._words = view.cast("I")
-        call, request, nothing = libc_ioctl, KVM_RUN.as_ulong, ctypes.c_ulong(0)
+        call, request, nothing = libc_ioctl, ioctls.KVM_RUN.as_ulong, ctypes.c_ulong(0)
         get_errno = ctypes.get_errno
 
         def enter() -> int:

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kvm_bindings import structs
 from kvm_bindings.calls import Closable
 from kvm_bindings.constants import (
     KVM_STATS_BASE_MASK,
@@ -29,7 +30,6 @@ from kvm_bindings.constants import (
     KVM_STATS_UNIT_MASK,
     KVM_STATS_UNIT_SECONDS,
 )
-from kvm_bindings.structs import kvm_stats_desc, kvm_stats_header
 
 __all__ = ["Counter", "Stats"]
 
@@ -75,7 +75,9 @@ class Stats(Closable):
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
-        header = kvm_stats_header.from_buffer_copy(os.pread(fd, ctypes.sizeof(kvm_stats_header), 0))
+        header = structs.kvm_stats_header.from_buffer_copy(
+            os.pread(fd, ctypes.sizeof(structs.kvm_stats_header), 0)
+        )
         self.id = os.pread(fd, header.name_size, header.id_offset).split(b"\0")[0].decode()
         self.counters = tuple(self._describe(header))
         self._data_offset = header.data_offset
@@ -90,12 +92,12 @@ class Stats(Closable):
             found[counter.name] = values[0] if counter.size == 1 else values
         return found
 
-    def _describe(self, header: kvm_stats_header) -> Iterator[Counter]:
-        fixed = ctypes.sizeof(kvm_stats_desc)
+    def _describe(self, header: structs.kvm_stats_header) -> Iterator[Counter]:
+        fixed = ctypes.sizeof(structs.kvm_stats_desc)
         step = fixed + header.name_size
         block = os.pread(self.fd, step * header.num_desc, header.desc_offset)
         for start in range(0, len(block), step):
-            desc = kvm_stats_desc.from_buffer_copy(block, start)
+            desc = structs.kvm_stats_desc.from_buffer_copy(block, start)
             name = block[start + fixed : start + step].split(b"\0")[0].decode()
             kind = _KINDS.get(desc.flags & KVM_STATS_TYPE_MASK, "cumulative")
             unit = _unit(desc.flags, desc.exponent)

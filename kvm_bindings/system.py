@@ -10,21 +10,12 @@ import errno
 import os
 from functools import cached_property
 
+from kvm_bindings import ioctls
 from kvm_bindings.calls import Closable, ioctl
 from kvm_bindings.constants import KVM_API_VERSION, KVM_CAP_COALESCED_MMIO
 from kvm_bindings.cpuid import CpuidEntry, read_table
 from kvm_bindings.errors import KvmError
-from kvm_bindings.ioctls import (
-    KVM_CHECK_EXTENSION,
-    KVM_CREATE_VM,
-    KVM_GET_API_VERSION,
-    KVM_GET_EMULATED_CPUID,
-    KVM_GET_MSR_FEATURE_INDEX_LIST,
-    KVM_GET_MSR_INDEX_LIST,
-    KVM_GET_SUPPORTED_CPUID,
-    KVM_GET_VCPU_MMAP_SIZE,
-    Ioctl,
-)
+from kvm_bindings.ioctls import Ioctl
 from kvm_bindings.vm import VM
 
 __all__ = ["System"]
@@ -46,7 +37,7 @@ class System(Closable):
             message = None if path == "/dev/kvm" else f"{path}: {error.strerror}"
             raise KvmError("open /dev/kvm", number, message) from None
         try:
-            if ioctl(self.fd, KVM_GET_API_VERSION) != KVM_API_VERSION:
+            if ioctl(self.fd, ioctls.KVM_GET_API_VERSION) != KVM_API_VERSION:
                 raise KvmError("KVM_GET_API_VERSION", errno.EPROTO)
         except KvmError:
             self.close()
@@ -54,12 +45,12 @@ class System(Closable):
 
     def check_extension(self, capability: int) -> int:
         """Ask for a capability (KVM_CAP_*): 0 if it is missing, 1 or a limit if it is there."""
-        return ioctl(self.fd, KVM_CHECK_EXTENSION, capability)
+        return ioctl(self.fd, ioctls.KVM_CHECK_EXTENSION, capability)
 
     @cached_property
     def vcpu_mmap_size(self) -> int:
         """How many bytes of a vCPU are to be mapped: kvm_run and what follows it."""
-        return ioctl(self.fd, KVM_GET_VCPU_MMAP_SIZE)
+        return ioctl(self.fd, ioctls.KVM_GET_VCPU_MMAP_SIZE)
 
     @cached_property
     def coalesced_mmio_page(self) -> int:
@@ -72,29 +63,29 @@ class System(Closable):
         Raises:
             KvmError: the kernel refused.
         """
-        return VM(ioctl(self.fd, KVM_CREATE_VM, vm_type), self.vcpu_mmap_size)
+        return VM(ioctl(self.fd, ioctls.KVM_CREATE_VM, vm_type), self.vcpu_mmap_size)
 
     def supported_cpuid(self) -> list[CpuidEntry]:
         """What CPUID can show to a guest with this processor and this KVM.
 
-        Spec: KVM API, KVM_GET_SUPPORTED_CPUID.
+        Spec: KVM API, ioctls.KVM_GET_SUPPORTED_CPUID.
         """
-        return read_table(self.fd, KVM_GET_SUPPORTED_CPUID)
+        return read_table(self.fd, ioctls.KVM_GET_SUPPORTED_CPUID)
 
     def emulated_cpuid(self) -> list[CpuidEntry]:
         """The features that KVM emulates in software; slow, and not part of the supported.
 
-        Spec: KVM API, KVM_GET_EMULATED_CPUID.
+        Spec: KVM API, ioctls.KVM_GET_EMULATED_CPUID.
         """
-        return read_table(self.fd, KVM_GET_EMULATED_CPUID)
+        return read_table(self.fd, ioctls.KVM_GET_EMULATED_CPUID)
 
     def msr_index_list(self) -> list[int]:
         """The MSRs that hold guest state: what a snapshot has to keep."""
-        return self._msr_list(KVM_GET_MSR_INDEX_LIST)
+        return self._msr_list(ioctls.KVM_GET_MSR_INDEX_LIST)
 
     def msr_feature_index_list(self) -> list[int]:
         """The MSRs that tell features of the host."""
-        return self._msr_list(KVM_GET_MSR_FEATURE_INDEX_LIST)
+        return self._msr_list(ioctls.KVM_GET_MSR_FEATURE_INDEX_LIST)
 
     def _msr_list(self, request: Ioctl) -> list[int]:
         room = 0

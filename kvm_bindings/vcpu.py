@@ -14,73 +14,16 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import TypeVar
 
+from kvm_bindings import ioctls, structs
 from kvm_bindings.calls import Closable, ioctl, pointer_to
 from kvm_bindings.constants import KVM_CAP_NESTED_STATE, KVM_CAP_XSAVE2, KVM_DIRTY_LOG_PAGE_OFFSET
 from kvm_bindings.cpuid import CpuidEntry, pack_table, read_table
 from kvm_bindings.errors import KvmError
 from kvm_bindings.exit_ring import ExitRing
-from kvm_bindings.ioctls import (
-    KVM_ENABLE_CAP,
-    KVM_GET_CPUID2,
-    KVM_GET_DEBUGREGS,
-    KVM_GET_FPU,
-    KVM_GET_LAPIC,
-    KVM_GET_MP_STATE,
-    KVM_GET_MSRS,
-    KVM_GET_NESTED_STATE,
-    KVM_GET_REGS,
-    KVM_GET_SREGS,
-    KVM_GET_SREGS2,
-    KVM_GET_STATS_FD,
-    KVM_GET_TSC_KHZ,
-    KVM_GET_VCPU_EVENTS,
-    KVM_GET_XCRS,
-    KVM_GET_XSAVE,
-    KVM_GET_XSAVE2,
-    KVM_INTERRUPT,
-    KVM_KVMCLOCK_CTRL,
-    KVM_NMI,
-    KVM_SET_CPUID2,
-    KVM_SET_DEBUGREGS,
-    KVM_SET_FPU,
-    KVM_SET_GUEST_DEBUG,
-    KVM_SET_LAPIC,
-    KVM_SET_MP_STATE,
-    KVM_SET_MSRS,
-    KVM_SET_NESTED_STATE,
-    KVM_SET_REGS,
-    KVM_SET_SIGNAL_MASK,
-    KVM_SET_SREGS,
-    KVM_SET_SREGS2,
-    KVM_SET_TSC_KHZ,
-    KVM_SET_VCPU_EVENTS,
-    KVM_SET_XCRS,
-    KVM_SET_XSAVE,
-    KVM_SMI,
-    KVM_TRANSLATE,
-    Ioctl,
-)
+from kvm_bindings.ioctls import Ioctl
 from kvm_bindings.rings import CoalescedRing, DirtyRing
 from kvm_bindings.runner import Runner, make_runner
-from kvm_bindings.structs import (
-    Struct,
-    kvm_debugregs,
-    kvm_enable_cap,
-    kvm_fpu,
-    kvm_guest_debug,
-    kvm_interrupt,
-    kvm_lapic_state,
-    kvm_mp_state,
-    kvm_nested_state,
-    kvm_regs,
-    kvm_run,
-    kvm_sregs,
-    kvm_sregs2,
-    kvm_translation,
-    kvm_vcpu_events,
-    kvm_xcrs,
-    kvm_xsave,
-)
+from kvm_bindings.structs.base import Struct
 
 __all__ = ["Vcpu"]
 
@@ -90,7 +33,8 @@ _MSR_HEADER = struct.Struct("=II")
 _MSR_ENTRY = struct.Struct("=IIQ")
 _MSRS_A_CALL = 255
 """The kernel takes 255 entries a call at most."""
-_NESTED_HEADER = ctypes.sizeof(kvm_nested_state)
+_NESTED_HEADER = 128
+"""The size of kvm_nested_state without its data."""
 _NESTED_SIZE_AT = 4
 """Where kvm_nested_state.size is."""
 
@@ -118,9 +62,9 @@ class Vcpu(Closable):
         self.page = memoryview(self._map)
 
     @cached_property
-    def run_struct(self) -> kvm_run:
-        """The shared page as a kvm_run."""
-        return kvm_run.from_buffer(self._map)
+    def run_struct(self) -> structs.kvm_run:
+        """The shared page as a structure."""
+        return structs.kvm_run.from_buffer(self._map)
 
     def runner(self, ring: ExitRing | None = None) -> Runner:
         """What enters the guest, noting exits in `ring` if one is given (the first time).
@@ -167,37 +111,37 @@ class Vcpu(Closable):
 
     # Registers
 
-    def get_regs(self) -> kvm_regs:
+    def get_regs(self) -> structs.kvm_regs:
         """Read the general registers."""
-        return self._get(KVM_GET_REGS, kvm_regs)
+        return self._get(ioctls.KVM_GET_REGS, structs.kvm_regs)
 
-    def set_regs(self, regs: kvm_regs) -> None:
+    def set_regs(self, regs: structs.kvm_regs) -> None:
         """Set the general registers."""
-        ioctl(self.fd, KVM_SET_REGS, regs)
+        ioctl(self.fd, ioctls.KVM_SET_REGS, regs)
 
-    def get_sregs(self) -> kvm_sregs:
+    def get_sregs(self) -> structs.kvm_sregs:
         """Read segments, descriptor tables and control registers."""
-        return self._get(KVM_GET_SREGS, kvm_sregs)
+        return self._get(ioctls.KVM_GET_SREGS, structs.kvm_sregs)
 
-    def set_sregs(self, sregs: kvm_sregs) -> None:
+    def set_sregs(self, sregs: structs.kvm_sregs) -> None:
         """Set segments, descriptor tables and control registers."""
-        ioctl(self.fd, KVM_SET_SREGS, sregs)
+        ioctl(self.fd, ioctls.KVM_SET_SREGS, sregs)
 
-    def get_sregs2(self) -> kvm_sregs2:
+    def get_sregs2(self) -> structs.kvm_sregs2:
         """As `get_sregs`, with the PAE page directory pointers (KVM_CAP_SREGS2)."""
-        return self._get(KVM_GET_SREGS2, kvm_sregs2)
+        return self._get(ioctls.KVM_GET_SREGS2, structs.kvm_sregs2)
 
-    def set_sregs2(self, sregs: kvm_sregs2) -> None:
+    def set_sregs2(self, sregs: structs.kvm_sregs2) -> None:
         """Undo `get_sregs2`."""
-        ioctl(self.fd, KVM_SET_SREGS2, sregs)
+        ioctl(self.fd, ioctls.KVM_SET_SREGS2, sregs)
 
-    def get_fpu(self) -> kvm_fpu:
+    def get_fpu(self) -> structs.kvm_fpu:
         """Read the x87 and SSE registers."""
-        return self._get(KVM_GET_FPU, kvm_fpu)
+        return self._get(ioctls.KVM_GET_FPU, structs.kvm_fpu)
 
-    def set_fpu(self, fpu: kvm_fpu) -> None:
+    def set_fpu(self, fpu: structs.kvm_fpu) -> None:
         """Set the x87 and SSE registers."""
-        ioctl(self.fd, KVM_SET_FPU, fpu)
+        ioctl(self.fd, ioctls.KVM_SET_FPU, fpu)
 
     @cached_property
     def _xsave_size(self) -> int:
@@ -206,9 +150,9 @@ class Vcpu(Closable):
     def get_xsave(self) -> bytes:
         """Read the XSAVE area, 4,096 bytes or more (KVM_CAP_XSAVE2)."""
         if not self._xsave_size:
-            return bytes(self._get(KVM_GET_XSAVE, kvm_xsave))
+            return bytes(self._get(ioctls.KVM_GET_XSAVE, structs.kvm_xsave))
         area = bytearray(self._xsave_size)
-        ioctl(self.fd, KVM_GET_XSAVE2, pointer_to(area))
+        ioctl(self.fd, ioctls.KVM_GET_XSAVE2, pointer_to(area))
         return bytes(area)
 
     def set_xsave(self, area: bytes) -> None:
@@ -217,26 +161,26 @@ class Vcpu(Closable):
         Raises:
             ValueError: it is shorter than what the kernel reads.
         """
-        needed = max(self._xsave_size, ctypes.sizeof(kvm_xsave))
+        needed = max(self._xsave_size, ctypes.sizeof(structs.kvm_xsave))
         if len(area) < needed:
             raise ValueError(f"an XSAVE area of {len(area)} bytes: the kernel reads {needed}")
-        ioctl(self.fd, KVM_SET_XSAVE, pointer_to(bytearray(area)))
+        ioctl(self.fd, ioctls.KVM_SET_XSAVE, pointer_to(bytearray(area)))
 
-    def get_xcrs(self) -> kvm_xcrs:
+    def get_xcrs(self) -> structs.kvm_xcrs:
         """Read the extended control registers."""
-        return self._get(KVM_GET_XCRS, kvm_xcrs)
+        return self._get(ioctls.KVM_GET_XCRS, structs.kvm_xcrs)
 
-    def set_xcrs(self, xcrs: kvm_xcrs) -> None:
+    def set_xcrs(self, xcrs: structs.kvm_xcrs) -> None:
         """Set the extended control registers."""
-        ioctl(self.fd, KVM_SET_XCRS, xcrs)
+        ioctl(self.fd, ioctls.KVM_SET_XCRS, xcrs)
 
-    def get_debugregs(self) -> kvm_debugregs:
+    def get_debugregs(self) -> structs.kvm_debugregs:
         """Read the guest's debug registers."""
-        return self._get(KVM_GET_DEBUGREGS, kvm_debugregs)
+        return self._get(ioctls.KVM_GET_DEBUGREGS, structs.kvm_debugregs)
 
-    def set_debugregs(self, debugregs: kvm_debugregs) -> None:
+    def set_debugregs(self, debugregs: structs.kvm_debugregs) -> None:
         """Set the guest's debug registers."""
-        ioctl(self.fd, KVM_SET_DEBUGREGS, debugregs)
+        ioctl(self.fd, ioctls.KVM_SET_DEBUGREGS, debugregs)
 
     def get_msrs(self, indices: Iterable[int]) -> dict[int, int]:
         """Read the MSRs that can be read; the others are left out."""
@@ -245,7 +189,7 @@ class Vcpu(Closable):
         while left:
             asked = left[:_MSRS_A_CALL]
             table = _pack_msrs((index, 0) for index in asked)
-            done = ioctl(self.fd, KVM_GET_MSRS, pointer_to(table))
+            done = ioctl(self.fd, ioctls.KVM_GET_MSRS, pointer_to(table))
             for number in range(done):
                 offset = _MSR_HEADER.size + number * _MSR_ENTRY.size
                 index, _, found[index] = _MSR_ENTRY.unpack_from(table, offset)
@@ -262,24 +206,24 @@ class Vcpu(Closable):
         left = list(values.items())
         while left:
             asked = left[:_MSRS_A_CALL]
-            done = ioctl(self.fd, KVM_SET_MSRS, pointer_to(_pack_msrs(asked)))
+            done = ioctl(self.fd, ioctls.KVM_SET_MSRS, pointer_to(_pack_msrs(asked)))
             if done < len(asked):
                 index, value = asked[done]
                 reason = f"MSR {index:#x} does not take the value {value:#x}"
-                raise KvmError(KVM_SET_MSRS.name, errno.EINVAL, reason)
+                raise KvmError(ioctls.KVM_SET_MSRS.name, errno.EINVAL, reason)
             left = left[done:]
 
     def get_tsc_khz(self) -> int:
         """Read the frequency of the guest's time stamp counter, in kHz."""
-        return ioctl(self.fd, KVM_GET_TSC_KHZ)
+        return ioctl(self.fd, ioctls.KVM_GET_TSC_KHZ)
 
     def set_tsc_khz(self, khz: int) -> None:
         """Set the frequency of the guest's time stamp counter, in kHz."""
-        ioctl(self.fd, KVM_SET_TSC_KHZ, khz)
+        ioctl(self.fd, ioctls.KVM_SET_TSC_KHZ, khz)
 
     def get_cpuid2(self) -> list[CpuidEntry]:
         """Read what CPUID answers to this vCPU."""
-        entries = read_table(self.fd, KVM_GET_CPUID2)
+        entries = read_table(self.fd, ioctls.KVM_GET_CPUID2)
         # Up to Linux 6.1 at least, the kernel leaves the count as asked for: what it did not
         # fill in are zeros, which no entry is (leaf 0 says how many leaves there are).
         while entries and entries[-1] == CpuidEntry(0):
@@ -288,84 +232,86 @@ class Vcpu(Closable):
 
     def set_cpuid2(self, entries: Iterable[CpuidEntry]) -> None:
         """Set what CPUID answers to this vCPU. Before it runs for the first time."""
-        ioctl(self.fd, KVM_SET_CPUID2, pack_table(entries))
+        ioctl(self.fd, ioctls.KVM_SET_CPUID2, pack_table(entries))
 
     # Interrupts and events
 
-    def get_lapic(self) -> kvm_lapic_state:
+    def get_lapic(self) -> structs.kvm_lapic_state:
         """Read the local APIC's register page."""
-        return self._get(KVM_GET_LAPIC, kvm_lapic_state)
+        return self._get(ioctls.KVM_GET_LAPIC, structs.kvm_lapic_state)
 
-    def set_lapic(self, lapic: kvm_lapic_state) -> None:
+    def set_lapic(self, lapic: structs.kvm_lapic_state) -> None:
         """Set the local APIC's register page."""
-        ioctl(self.fd, KVM_SET_LAPIC, lapic)
+        ioctl(self.fd, ioctls.KVM_SET_LAPIC, lapic)
 
-    def get_vcpu_events(self) -> kvm_vcpu_events:
+    def get_vcpu_events(self) -> structs.kvm_vcpu_events:
         """Read the exceptions and interrupts that wait or are being delivered."""
-        return self._get(KVM_GET_VCPU_EVENTS, kvm_vcpu_events)
+        return self._get(ioctls.KVM_GET_VCPU_EVENTS, structs.kvm_vcpu_events)
 
-    def set_vcpu_events(self, events: kvm_vcpu_events) -> None:
+    def set_vcpu_events(self, events: structs.kvm_vcpu_events) -> None:
         """Set the exceptions and interrupts that wait; `flags` says which fields count."""
-        ioctl(self.fd, KVM_SET_VCPU_EVENTS, events)
+        ioctl(self.fd, ioctls.KVM_SET_VCPU_EVENTS, events)
 
     def get_mp_state(self) -> int:
         """Read KVM_MP_STATE_*."""
-        return self._get(KVM_GET_MP_STATE, kvm_mp_state).mp_state
+        return self._get(ioctls.KVM_GET_MP_STATE, structs.kvm_mp_state).mp_state
 
     def set_mp_state(self, state: int) -> None:
         """Set KVM_MP_STATE_*."""
-        ioctl(self.fd, KVM_SET_MP_STATE, kvm_mp_state(state))
+        ioctl(self.fd, ioctls.KVM_SET_MP_STATE, structs.kvm_mp_state(state))
 
     def interrupt(self, vector: int) -> None:
         """Queue an external interrupt, where no interrupt chip is in the kernel."""
-        ioctl(self.fd, KVM_INTERRUPT, kvm_interrupt(vector))
+        ioctl(self.fd, ioctls.KVM_INTERRUPT, structs.kvm_interrupt(vector))
 
     def nmi(self) -> None:
         """Queue a non-maskable interrupt."""
-        ioctl(self.fd, KVM_NMI)
+        ioctl(self.fd, ioctls.KVM_NMI)
 
     def smi(self) -> None:
         """Queue a system management interrupt (KVM_CAP_X86_SMM)."""
-        ioctl(self.fd, KVM_SMI)
+        ioctl(self.fd, ioctls.KVM_SMI)
 
     # Control
 
     def enable_cap(self, capability: int, *args: int, flags: int = 0) -> None:
         """Switch a capability of the vCPU on, with up to four arguments of 64 bits."""
-        asked = kvm_enable_cap(cap=capability, flags=flags)
+        asked = structs.kvm_enable_cap(cap=capability, flags=flags)
         for position, value in enumerate(args):
             asked.args[position] = value
-        ioctl(self.fd, KVM_ENABLE_CAP, asked)
+        ioctl(self.fd, ioctls.KVM_ENABLE_CAP, asked)
 
-    def set_guest_debug(self, debug: kvm_guest_debug) -> None:
+    def set_guest_debug(self, debug: structs.kvm_guest_debug) -> None:
         """Choose breakpoints and single-stepping (KVM_GUESTDBG_*)."""
-        ioctl(self.fd, KVM_SET_GUEST_DEBUG, debug)
+        ioctl(self.fd, ioctls.KVM_SET_GUEST_DEBUG, debug)
 
     def set_signal_mask(self, blocked: Iterable[int] | None) -> None:
         """Block these signals, and only these, while the guest runs; None undoes it."""
         if blocked is None:
-            ioctl(self.fd, KVM_SET_SIGNAL_MASK)
+            ioctl(self.fd, ioctls.KVM_SET_SIGNAL_MASK)
             return
         bits = sum({1 << (number - 1) for number in blocked})
         # The kernel's sigset_t has 8 bytes, libc's has 128.
-        ioctl(self.fd, KVM_SET_SIGNAL_MASK, pointer_to(bytearray(struct.pack("=IQ", 8, bits))))
+        ioctl(
+            self.fd, ioctls.KVM_SET_SIGNAL_MASK, pointer_to(bytearray(struct.pack("=IQ", 8, bits)))
+        )
 
-    def translate(self, gva: int) -> kvm_translation:
+    def translate(self, gva: int) -> structs.kvm_translation:
         """Walk the guest's page tables for a linear address."""
-        asked = kvm_translation(linear_address=gva)
-        ioctl(self.fd, KVM_TRANSLATE, asked)
+        asked = structs.kvm_translation(linear_address=gva)
+        ioctl(self.fd, ioctls.KVM_TRANSLATE, asked)
         return asked
 
     def kvmclock_ctrl(self) -> None:
         """Tell a guest with kvmclock that it was paused, so that no watchdog barks."""
-        ioctl(self.fd, KVM_KVMCLOCK_CTRL)
+        ioctl(self.fd, ioctls.KVM_KVMCLOCK_CTRL)
 
     def get_nested_state(self) -> bytes:
         """Read the state of nested virtualization: kvm_nested_state and what follows it."""
         size = max(self._vm_capability(KVM_CAP_NESTED_STATE), _NESTED_HEADER)
         state = bytearray(size)
         struct.pack_into("=I", state, _NESTED_SIZE_AT, size)
-        ioctl(self.fd, KVM_GET_NESTED_STATE, pointer_to(state))
+        ioctl(self.fd, ioctls.KVM_GET_NESTED_STATE, pointer_to(state))
         (used,) = struct.unpack_from("=I", state, _NESTED_SIZE_AT)
         return bytes(state[:used])
 
@@ -375,14 +321,14 @@ class Vcpu(Closable):
         Raises:
             ValueError: it is shorter than it says itself.
         """
-        header = kvm_nested_state.from_buffer_copy(state)
+        header = structs.kvm_nested_state.from_buffer_copy(state)
         if header.size > len(state):
             raise ValueError(f"nested state of {len(state)} bytes says that it has {header.size}")
-        ioctl(self.fd, KVM_SET_NESTED_STATE, pointer_to(bytearray(state)))
+        ioctl(self.fd, ioctls.KVM_SET_NESTED_STATE, pointer_to(bytearray(state)))
 
     def stats_fd(self) -> int:
         """Open the vCPU's statistics (see `kvm_bindings.stats`); the caller closes it."""
-        return ioctl(self.fd, KVM_GET_STATS_FD)
+        return ioctl(self.fd, ioctls.KVM_GET_STATS_FD)
 
     def _get(self, request: Ioctl, kind: type[_S]) -> _S:
         state = kind()

@@ -1,98 +1,112 @@
-"""The kernel's structures as ctypes classes, under the kernel's names."""
+"""The kernel's structures as ctypes classes, under the kernel's names.
 
-from kvm_bindings.structs.base import Struct, Union
-from kvm_bindings.structs.cpu import (
-    kvm_cpuid2,
-    kvm_cpuid_entry2,
-    kvm_debugregs,
-    kvm_dtable,
-    kvm_fpu,
-    kvm_guest_debug,
-    kvm_guest_debug_arch,
-    kvm_interrupt,
-    kvm_lapic_state,
-    kvm_mp_state,
-    kvm_msr_entry,
-    kvm_msr_list,
-    kvm_msrs,
-    kvm_nested_state,
-    kvm_nested_state_hdr,
-    kvm_regs,
-    kvm_segment,
-    kvm_signal_mask,
-    kvm_sregs,
-    kvm_sregs2,
-    kvm_svm_nested_state_hdr,
-    kvm_translation,
-    kvm_vcpu_events,
-    kvm_vcpu_events_exception,
-    kvm_vcpu_events_interrupt,
-    kvm_vcpu_events_nmi,
-    kvm_vcpu_events_smi,
-    kvm_vcpu_events_triple_fault,
-    kvm_vmx_nested_state_hdr,
-    kvm_vmx_nested_state_smm,
-    kvm_xcr,
-    kvm_xcrs,
-    kvm_xsave,
-)
-from kvm_bindings.structs.run import (
-    kvm_debug_exit_arch,
-    kvm_run,
-    kvm_run_debug,
-    kvm_run_emulation_failure,
-    kvm_run_eoi,
-    kvm_run_ex,
-    kvm_run_exit,
-    kvm_run_fail_entry,
-    kvm_run_hw,
-    kvm_run_hypercall,
-    kvm_run_internal,
-    kvm_run_io,
-    kvm_run_memory_fault,
-    kvm_run_mmio,
-    kvm_run_msr,
-    kvm_run_notify,
-    kvm_run_s,
-    kvm_run_system_event,
-    kvm_run_tpr_access,
-    kvm_sync_regs,
-)
-from kvm_bindings.structs.vm import (
-    kvm_clear_dirty_log,
-    kvm_clock_data,
-    kvm_coalesced_mmio,
-    kvm_coalesced_mmio_ring,
-    kvm_coalesced_mmio_zone,
-    kvm_create_device,
-    kvm_device_attr,
-    kvm_dirty_gfn,
-    kvm_dirty_log,
-    kvm_enable_cap,
-    kvm_ioapic_state,
-    kvm_ioeventfd,
-    kvm_irq_level,
-    kvm_irq_routing,
-    kvm_irq_routing_entry,
-    kvm_irq_routing_hv_sint,
-    kvm_irq_routing_irqchip,
-    kvm_irq_routing_msi,
-    kvm_irq_routing_u,
-    kvm_irqchip,
-    kvm_irqchip_chip,
-    kvm_irqfd,
-    kvm_msi,
-    kvm_msr_filter,
-    kvm_msr_filter_range,
-    kvm_pic_state,
-    kvm_pit_channel_state,
-    kvm_pit_config,
-    kvm_pit_state2,
-    kvm_reinject_control,
-    kvm_stats_desc,
-    kvm_stats_header,
-    kvm_userspace_memory_region,
-)
+A module of them is imported when one of its classes is first used: making all costs as much as
+making a VM.
+"""
+
+from importlib import import_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from kvm_bindings.structs.base import Struct, Union
+    from kvm_bindings.structs.cpu import (
+        kvm_cpuid2,
+        kvm_cpuid_entry2,
+        kvm_debugregs,
+        kvm_fpu,
+        kvm_guest_debug,
+        kvm_guest_debug_arch,
+        kvm_interrupt,
+        kvm_lapic_state,
+        kvm_msr_entry,
+        kvm_msr_list,
+        kvm_msrs,
+        kvm_nested_state,
+        kvm_nested_state_hdr,
+        kvm_signal_mask,
+        kvm_sregs2,
+        kvm_svm_nested_state_hdr,
+        kvm_translation,
+        kvm_vcpu_events,
+        kvm_vcpu_events_exception,
+        kvm_vcpu_events_interrupt,
+        kvm_vcpu_events_nmi,
+        kvm_vcpu_events_smi,
+        kvm_vcpu_events_triple_fault,
+        kvm_vmx_nested_state_hdr,
+        kvm_vmx_nested_state_smm,
+        kvm_xcr,
+        kvm_xcrs,
+        kvm_xsave,
+    )
+    from kvm_bindings.structs.memory import (
+        kvm_clear_dirty_log,
+        kvm_dirty_gfn,
+        kvm_dirty_log,
+        kvm_userspace_memory_region,
+    )
+    from kvm_bindings.structs.registers import (
+        kvm_dtable,
+        kvm_mp_state,
+        kvm_regs,
+        kvm_segment,
+        kvm_sregs,
+    )
+    from kvm_bindings.structs.run import (
+        kvm_debug_exit_arch,
+        kvm_run,
+        kvm_run_debug,
+        kvm_run_emulation_failure,
+        kvm_run_eoi,
+        kvm_run_ex,
+        kvm_run_exit,
+        kvm_run_fail_entry,
+        kvm_run_hw,
+        kvm_run_hypercall,
+        kvm_run_internal,
+        kvm_run_io,
+        kvm_run_memory_fault,
+        kvm_run_mmio,
+        kvm_run_msr,
+        kvm_run_notify,
+        kvm_run_s,
+        kvm_run_system_event,
+        kvm_run_tpr_access,
+        kvm_sync_regs,
+    )
+    from kvm_bindings.structs.vm import (
+        kvm_clock_data,
+        kvm_coalesced_mmio,
+        kvm_coalesced_mmio_ring,
+        kvm_coalesced_mmio_zone,
+        kvm_create_device,
+        kvm_device_attr,
+        kvm_enable_cap,
+        kvm_ioapic_state,
+        kvm_ioeventfd,
+        kvm_irq_level,
+        kvm_irq_routing,
+        kvm_irq_routing_entry,
+        kvm_irq_routing_hv_sint,
+        kvm_irq_routing_irqchip,
+        kvm_irq_routing_msi,
+        kvm_irq_routing_u,
+        kvm_irqchip,
+        kvm_irqchip_chip,
+        kvm_irqfd,
+        kvm_msi,
+        kvm_msr_filter,
+        kvm_msr_filter_range,
+        kvm_pic_state,
+        kvm_pit_channel_state,
+        kvm_pit_config,
+        kvm_pit_state2,
+        kvm_reinject_control,
+        kvm_stats_desc,
+        kvm_stats_header,
+    )
 
 __all__ = [
     "Struct",
@@ -184,3 +198,16 @@ __all__ = [
     "kvm_xcrs",
     "kvm_xsave",
 ]
+
+_MODULES = ("base", "registers", "memory", "run", "cpu", "vm")
+"""Where a class is looked for, in this order."""
+
+
+def __getattr__(name: str) -> "Any":
+    if name in __all__:
+        for module in _MODULES:
+            found = vars(import_module(f"kvm_bindings.structs.{module}")).get(name)
+            if found is not None:
+                globals()[name] = found
+                return found
+    raise AttributeError(f"module 'kvm_bindings.structs' has no attribute {name!r}")

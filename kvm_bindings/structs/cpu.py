@@ -10,7 +10,6 @@ from kvm_bindings.structs.base import (
     Struct,
     Union,
     c_uint8,
-    c_uint16,
     c_uint32,
     c_uint64,
     u8,
@@ -18,78 +17,7 @@ from kvm_bindings.structs.base import (
     u32,
     u64,
 )
-
-
-class kvm_regs(Struct):
-    """General registers."""
-
-    rax: u64
-    rbx: u64
-    rcx: u64
-    rdx: u64
-    rsi: u64
-    rdi: u64
-    rsp: u64
-    rbp: u64
-    r8: u64
-    r9: u64
-    r10: u64
-    r11: u64
-    r12: u64
-    r13: u64
-    r14: u64
-    r15: u64
-    rip: u64
-    rflags: u64
-
-
-class kvm_segment(Struct):
-    """A segment register with its hidden part; `limit` counts bytes, whatever `g` says."""
-
-    base: u64
-    limit: u32
-    selector: u16
-    type: u8
-    present: u8
-    dpl: u8
-    db: u8
-    s: u8
-    l: u8  # noqa: E741 (the kernel's name)
-    g: u8
-    avl: u8
-    unusable: u8
-    padding: u8
-
-
-class kvm_dtable(Struct):
-    """GDTR or IDTR."""
-
-    base: u64
-    limit: u16
-    padding: Annotated[Array[c_uint16], 3]
-
-
-class kvm_sregs(Struct):
-    """Segment, descriptor table and control registers."""
-
-    cs: kvm_segment
-    ds: kvm_segment
-    es: kvm_segment
-    fs: kvm_segment
-    gs: kvm_segment
-    ss: kvm_segment
-    tr: kvm_segment
-    ldt: kvm_segment
-    gdt: kvm_dtable
-    idt: kvm_dtable
-    cr0: u64
-    cr2: u64
-    cr3: u64
-    cr4: u64
-    cr8: u64
-    efer: u64
-    apic_base: u64
-    interrupt_bitmap: Annotated[Array[c_uint64], 4]
+from kvm_bindings.structs.registers import kvm_dtable, kvm_segment
 
 
 class kvm_sregs2(Struct):
@@ -116,13 +44,10 @@ class kvm_sregs2(Struct):
     pdptrs: Annotated[Array[c_uint64], 4]
 
 
-_Register128 = c_uint8 * 16
-
-
 class kvm_fpu(Struct):
     """x87 and SSE registers; `fpr` and `xmm` are arrays of 16-byte registers."""
 
-    fpr: Annotated[Array[Array[c_uint8]], _Register128 * 8]
+    fpr: Annotated[Array[Array[c_uint8]], 8, 16]
     fcw: u16
     fsw: u16
     ftwx: u8
@@ -130,7 +55,7 @@ class kvm_fpu(Struct):
     last_opcode: u16
     last_ip: u64
     last_dp: u64
-    xmm: Annotated[Array[Array[c_uint8]], _Register128 * 16]
+    xmm: Annotated[Array[Array[c_uint8]], 16, 16]
     mxcsr: u32
     pad2: u32
 
@@ -285,12 +210,6 @@ class kvm_guest_debug(Struct):
     control: u32
     pad: u32
     arch: kvm_guest_debug_arch
-
-
-class kvm_mp_state(Struct):
-    """KVM_MP_STATE_*."""
-
-    mp_state: u32
 
 
 class kvm_translation(Struct):

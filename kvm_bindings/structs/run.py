@@ -3,8 +3,6 @@
 Spec: KVM API, "The kvm_run structure".
 """
 
-from typing import TYPE_CHECKING
-
 from kvm_bindings.structs.base import (
     Annotated,
     Array,
@@ -17,7 +15,10 @@ from kvm_bindings.structs.base import (
     u32,
     u64,
 )
-from kvm_bindings.structs.cpu import kvm_regs, kvm_sregs, kvm_vcpu_events
+from kvm_bindings.structs.cpu import kvm_vcpu_events
+from kvm_bindings.structs.registers import kvm_regs, kvm_sregs
+
+TYPE_CHECKING = False
 
 
 class kvm_run_hw(Struct):

@@ -7,7 +7,7 @@ from typing import Any
 
 from devices.protocols import GuestAddressError
 from kvm_bindings import constants as c
-from kvm_bindings.structs.cpu import kvm_regs, kvm_sregs
+from kvm_bindings.structs.registers import kvm_regs, kvm_sregs
 from vmm.control.protocol import ControlError, from_text
 from vmm.cpustate import CpuState, register_lines
 from vmm.explain.disassembly import at_rip, lines_around_rip

@@ -41,7 +41,7 @@ def test_it_survives_pickling() -> None:
 
 def test_every_explanation_belongs_to_a_request_and_is_one_line() -> None:
     for (name, number), text in _EXPLAINED.items():
-        assert name in ioctls.IOCTLS or name == "open /dev/kvm"
+        assert name in ioctls.NAMES or name == "open /dev/kvm"
         assert number in errno.errorcode
         assert "\n" not in text
         assert not text.endswith(".")

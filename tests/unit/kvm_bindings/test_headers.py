@@ -18,8 +18,7 @@ from typing import Any
 
 import pytest
 
-from kvm_bindings import constants, structs
-from kvm_bindings.ioctls import IOCTLS
+from kvm_bindings import constants, ioctls, structs
 
 # Structures that have no tag in the header: they are reached as members of others.
 UNTAGGED = {
@@ -93,7 +92,7 @@ def _facts() -> Iterator[Fact]:
             kind = getattr(structs, name)
             yield f"size {name}", f"sizeof(struct {name})", ctypes.sizeof(kind), ""
             yield from _members(name, kind, "", 0, "")
-    for name, request in IOCTLS.items():
+    for name, request in ((name, getattr(ioctls, name)) for name in ioctls.NAMES):
         yield name, name, int(request), name
     for name, value in vars(constants).items():
         if name.startswith("KVM"):

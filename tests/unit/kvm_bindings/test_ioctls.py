@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
+from pathlib import Path
 
 import pytest
 
-from kvm_bindings import constants, ioctls
+from kvm_bindings import constants, ioctls, structs
+
+EVERY = {name: getattr(ioctls, name) for name in ioctls.NAMES}
 
 # As strace prints them and as other programs have them in their binaries.
 BY_HAND = {
@@ -35,29 +39,47 @@ BY_HAND = {
 
 @pytest.mark.parametrize(("name", "number"), BY_HAND.items())
 def test_number(name: str, number: int) -> None:
-    assert ioctls.IOCTLS[name] == number
+    assert EVERY[name] == number
 
 
 def test_every_request_is_a_module_attribute_of_its_name() -> None:
-    assert len(ioctls.IOCTLS) > 60
-    for name, request in ioctls.IOCTLS.items():
+    assert len(EVERY) > 60
+    for name, request in EVERY.items():
         assert getattr(ioctls, name) is request
         assert request.name == repr(request) == name
         assert request.as_ulong.value == request
 
 
 def test_every_capability_that_a_request_names_is_known() -> None:
-    named = {r.capability for r in ioctls.IOCTLS.values() if r.capability}
+    named = {r.capability for r in EVERY.values() if r.capability}
     assert named <= constants.CAPABILITIES.keys()
     assert ioctls.KVM_GET_XSAVE2.capability == "KVM_CAP_XSAVE2"
 
 
 def test_no_two_requests_of_one_level_share_a_number() -> None:
-    seen = {(r.level, int(r)) for r in ioctls.IOCTLS.values()}
-    assert len(seen) == len(ioctls.IOCTLS)
+    seen = {(r.level, int(r)) for r in EVERY.values()}
+    assert len(seen) == len(EVERY)
 
 
 def test_the_size_is_that_of_the_argument() -> None:
-    for request in ioctls.IOCTLS.values():
+    for request in EVERY.values():
         if request.argument is not None and request >> 30:
             assert request >> 16 & 0x3FFF == ctypes.sizeof(request.argument), request
+
+
+def test_every_request_and_structure_that_the_wrappers_name_exists() -> None:
+    """They are looked up when they are used: a mistyped one would be seen by its user only."""
+    used = {"ioctls": set(), "structs": set()}
+    for path in Path(ioctls.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                used.get(node.value.id, set()).add(node.attr)
+    assert len(used["ioctls"]) > 60
+    assert used["ioctls"] <= {*ioctls.NAMES, "Ioctl"}
+    assert used["structs"] <= set(structs.__all__)
+
+
+@pytest.mark.parametrize("module", [ioctls, structs])
+def test_an_unknown_name_is_an_attribute_error(module) -> None:
+    with pytest.raises(AttributeError, match="KVM_NONE"):
+        _ = module.KVM_NONE
