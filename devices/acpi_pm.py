@@ -17,13 +17,19 @@ data sheet, "Power Management I/O Registers".
 from __future__ import annotations
 
 import time
-from typing import ClassVar
 
 from devices.pc_ports import ACPI_PM_PORTS as PORTS
-from devices.protocols import Clock, IrqLine, Signal, State, StateError, no_irq, no_signal
 from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable, bits
 from devices.states import require, require_unsigned
+from devices.wiring import Clock, IrqLine, Signal, StateError, no_irq, no_signal
+
+TYPE_CHECKING = False
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+    from devices.protocols import State
 
 __all__ = ["PM_TIMER_HZ", "PORTS", "AcpiPm", "AcpiPmState"]
 

@@ -9,12 +9,14 @@ Spec: Motorola MC146818A data sheet, "Address Map", "Registers"; IBM PC/AT Techn
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-from devices.protocols import StateError
 from devices.records import Record
 from devices.registers import Field, Register, RegisterTable, When, bits
 from devices.states import require_bytes, require_unsigned
+from devices.wiring import StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar, Literal
 
 __all__ = [
     "CELL_NAMES",

@@ -36,9 +36,13 @@ from devices.cmos_registers import (
     CmosRtcState,
 )
 from devices.pc_ports import CMOS_PORTS as PORTS
-from devices.protocols import Clock, IrqLine, Signal, State, no_irq, no_signal
 from devices.registers import Register, RegisterDevice
 from devices.states import require
+from devices.wiring import Clock, IrqLine, Signal, no_irq, no_signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from devices.protocols import State
 
 __all__ = ["PORTS", "CmosRtc", "CmosRtcState"]
 

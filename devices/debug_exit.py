@@ -10,12 +10,16 @@ Spec: QEMU, hw/misc/debugexit.c.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
-from devices.protocols import State
 from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable
 from devices.states import require
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+    from devices.protocols import State
 
 __all__ = ["PORTS", "DebugExit", "DebugExitState"]
 

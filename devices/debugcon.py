@@ -9,12 +9,17 @@ Spec: Bochs User Manual, "port_e9_hack"; QEMU, hw/char/debugcon.c.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from devices.protocols import ByteSink, State, discard
 from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable
 from devices.states import require
+from devices.wiring import ByteSink, discard
+
+TYPE_CHECKING = False
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+    from devices.protocols import State
 
 __all__ = ["PORT", "PORT_FIRMWARE", "DebugCon", "DebugConState"]
 

@@ -17,13 +17,19 @@ import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from types import MappingProxyType
-from typing import ClassVar
 
 from devices.pc_ports import FW_CFG_PORTS as PORTS
-from devices.protocols import GuestAddressError, GuestMemory, State, StateError
 from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable
 from devices.states import require, require_unsigned
+from devices.wiring import GuestAddressError, StateError
+
+TYPE_CHECKING = False
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+    from devices.protocols import GuestMemory, State
 
 __all__ = ["PORTS", "FwCfg", "FwCfgState"]
 

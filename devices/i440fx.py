@@ -14,8 +14,8 @@ Registers".
 
 from __future__ import annotations
 
-from devices.protocols import StateError
 from devices.registers import Register, RegisterDevice, RegisterTable, bits
+from devices.wiring import StateError
 
 __all__ = ["REGISTERS", "HostBridge"]
 

@@ -46,9 +46,13 @@ from devices.keyboard import RELEASE, SET1_TO_SET2, Ps2Keyboard, keystrokes
 from devices.mouse import Ps2Mouse
 from devices.pc_ports import I8042_BASE as BASE
 from devices.pc_ports import I8042_PORTS as PORTS
-from devices.protocols import IrqLine, Signal, State, no_irq, no_signal
 from devices.registers import RegisterDevice
 from devices.states import require
+from devices.wiring import IrqLine, Signal, no_irq, no_signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from devices.protocols import State
 
 __all__ = ["BASE", "I8042", "PORTS", "I8042State"]
 

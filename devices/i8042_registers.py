@@ -7,14 +7,16 @@ Spec: IBM PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary D
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from devices.keyboard import KEYBOARD_PARAMETERS, QUEUE_BYTES
 from devices.mouse import MOUSE_PARAMETERS
-from devices.protocols import StateError
 from devices.records import Record
 from devices.registers import Register, RegisterTable, bits
 from devices.states import require_bytes, require_flags, require_unsigned
+from devices.wiring import StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 __all__ = [
     "A20_CLOSE",

@@ -13,12 +13,18 @@ Spec: QEMU, hw/misc/pc-testdev.c.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
-from devices.protocols import State, open_bus
 from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable
 from devices.states import require, require_bytes, require_unsigned
+from devices.wiring import open_bus
+
+TYPE_CHECKING = False
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+    from devices.protocols import State
 
 __all__ = [
     "IRQ_LINES",

@@ -12,14 +12,20 @@ Intel 440FX PCIset data sheet, "CONFADD" and "CONFDATA"; Intel 82371SB (PIIX3) d
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
-
 from devices.i440fx import HostBridge
 from devices.pc_ports import PCI_PORTS as PORTS
-from devices.protocols import Signal, State, StateError, no_signal, open_bus
 from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable, bits
 from devices.states import require, require_unsigned
+from devices.wiring import Signal, StateError, no_signal, open_bus
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar, Protocol
+
+    from devices.protocols import State
+else:
+    Protocol = object
 
 __all__ = ["PORTS", "PciFunction", "PciHost", "PciHostState", "bdf"]
 
@@ -62,11 +68,9 @@ class PciFunction(Protocol):
 
     def read_config(self, offset: int, size: int) -> int:
         """Read `size` bytes of configuration space."""
-        ...
 
     def write_config(self, offset: int, size: int, value: int) -> None:
         """Write `size` bytes of configuration space."""
-        ...
 
 
 class PciHostState(Record):

@@ -13,12 +13,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import ClassVar
 
-from devices.protocols import Clock, State
 from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable, bits
 from devices.states import require, require_unsigned
+from devices.wiring import Clock
+
+TYPE_CHECKING = False
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+    from devices.protocols import State
 
 __all__ = ["PORT", "REFRESH_NS", "Port61", "Port61State"]
 

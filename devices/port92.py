@@ -10,12 +10,18 @@ Spec: IBM PS/2 Hardware Interface Technical Reference, "System Control Port A".
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
-from devices.protocols import Signal, State, no_signal
 from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable, bits
 from devices.states import require, require_unsigned
+from devices.wiring import Signal, no_signal
+
+TYPE_CHECKING = False
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+    from devices.protocols import State
 
 __all__ = ["PORT", "Port92", "Port92State"]
 

@@ -12,12 +12,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import ClassVar
 
-from devices.protocols import State, StateError
 from devices.records import Record
 from devices.registers import Register, RegisterDevice, RegisterTable
 from devices.states import require, require_unsigned
+from devices.wiring import StateError
+
+TYPE_CHECKING = False
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
+
+    from devices.protocols import State
 
 __all__ = ["PORT", "PostPort", "PostState"]
 

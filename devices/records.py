@@ -8,10 +8,16 @@ and `dataclasses` with all that it imports stays out of a start. Whoever has imp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import Field
+    from typing import Any, ClassVar, dataclass_transform
+else:
+
+    def dataclass_transform(**_):
+        """Mark a class for type checkers: what `typing` has does no more."""
+        return lambda cls: cls
+
 
 __all__ = ["Record"]
 

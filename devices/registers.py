@@ -16,10 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import ClassVar, Literal
 
-from devices.protocols import open_bus
 from devices.records import Record
+from devices.wiring import open_bus
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar, Literal
 
 __all__ = ["Field", "Register", "RegisterDevice", "RegisterTable", "When", "bits"]
 

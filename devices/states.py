@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from devices.wiring import StateError
 
-from devices.protocols import State, StateError
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from devices.protocols import State
+
+    S = TypeVar("S", bound=State)
 
 __all__ = ["require", "require_bytes", "require_flags", "require_unsigned"]
-
-S = TypeVar("S", bound=State)
 
 
 def require(state: State, cls: type[S]) -> S:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections import deque
 
-from devices.protocols import ByteSink, IrqLine, Signal, State, discard, no_irq, no_signal
 from devices.registers import RegisterDevice
 from devices.states import require
 from devices.uart16550_registers import (
@@ -33,6 +32,11 @@ from devices.uart16550_registers import (
     REGISTERS,
     Uart16550State,
 )
+from devices.wiring import ByteSink, IrqLine, Signal, discard, no_irq, no_signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from devices.protocols import State
 
 __all__ = ["COM_PORTS", "FIFO_SIZE", "Uart16550", "Uart16550State"]
 

@@ -7,12 +7,14 @@ Spec: PC16550D data sheet, "Registers".
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from devices.protocols import StateError
 from devices.records import Record
 from devices.registers import Field, Register, RegisterTable, When, bits
 from devices.states import require_bytes, require_flags, require_unsigned
+from devices.wiring import StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 __all__ = [
     "FCR",

@@ -22,7 +22,6 @@ import time
 
 from devices.pc_ports import VGA_BASE as BASE
 from devices.pc_ports import VGA_PORTS as PORTS
-from devices.protocols import Clock, State
 from devices.registers import RegisterDevice
 from devices.states import require
 from devices.vga_registers import (
@@ -36,6 +35,11 @@ from devices.vga_registers import (
     STATUS_1,
     VgaTextState,
 )
+from devices.wiring import Clock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from devices.protocols import State
 
 __all__ = ["BASE", "PORTS", "VgaText", "VgaTextState"]
 

@@ -9,9 +9,9 @@ Spec: AMD64 APM vol. 2, Segmented Virtual Memory.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
 __all__ = [
     "GDT_SIZE",
@@ -99,24 +99,19 @@ def descriptor(
     return result
 
 
-class Segment(NamedTuple):
+class Segment(
+    namedtuple(
+        "Segment",
+        "base limit selector type present dpl db s l g avl unusable",
+        defaults=(1, 0, 0, 1, 0, 0, 0, 0),
+    )
+):
     """A segment register with its hidden part, under the names of KVM's `struct kvm_segment`.
 
     `limit` is the last valid offset in bytes, whatever `g` says: 0xFFFFFFFF for 4 GiB.
     """
 
-    base: int
-    limit: int
-    selector: int
-    type: int
-    present: int = 1
-    dpl: int = 0
-    db: int = 0
-    s: int = 1
-    l: int = 0  # noqa: E741
-    g: int = 0
-    avl: int = 0
-    unusable: int = 0
+    __slots__ = ()
 
     @property
     def descriptor(self) -> int:

@@ -16,9 +16,9 @@ Spec: AMD64 APM vol. 2, Initializing Long Mode; 64-Bit Task State Segment.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import namedtuple
 
-from firmware.gdt import GDT_SIZE, TSS_SIZE, Segment, flat_gdt, tss_segment
+from firmware.gdt import GDT_SIZE, TSS_SIZE, flat_gdt, tss_segment
 from firmware.page_tables import TABLES_SIZE, identity_map
 
 __all__ = ["START_TABLES_SIZE", "StartTables", "start_tables"]
@@ -33,17 +33,14 @@ _TSS_IO_MAP_BASE = 102
 _OPEN_PORTS = 0xF000
 
 
-class StartTables(NamedTuple):
-    """The block and what the registers point at in it. All addresses are guest-physical."""
+class StartTables(namedtuple("StartTables", "gpa data cr3 gdt_base gdt_limit tr")):
+    """The block and what the registers point at in it. All addresses are guest-physical.
 
-    gpa: int
-    data: bytes
-    """`START_TABLES_SIZE` bytes for guest memory at `gpa`."""
-    cr3: int
-    gdt_base: int
-    gdt_limit: int
-    """Last valid byte offset in the GDT."""
-    tr: Segment
+    `data` are `START_TABLES_SIZE` bytes for guest memory at `gpa`; `gdt_limit` is the last valid
+    byte offset in the GDT; `tr` is a `Segment`.
+    """
+
+    __slots__ = ()
 
 
 def start_tables(gpa: int, *, user: bool = False) -> StartTables:

@@ -11,10 +11,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import Any, Self
 
 from kvm_bindings.errors import KvmError
 from kvm_bindings.ioctls import Ioctl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Self
 
 __all__ = ["Closable", "ioctl", "libc_ioctl", "pointer_to"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
+from collections import namedtuple
 from collections.abc import Iterable
-from typing import Any, NamedTuple
 
 from kvm_bindings.calls import ioctl, pointer_to
 from kvm_bindings.errors import KvmError
@@ -14,11 +14,17 @@ from kvm_bindings.ioctls import Ioctl
 
 __all__ = ["CpuidEntry"]
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 _HEADER = struct.Struct("=II")
 _ENTRY = struct.Struct("=7I12x")
 
 
-class CpuidEntry(NamedTuple):
+class CpuidEntry(
+    namedtuple("CpuidEntry", "function index flags eax ebx ecx edx", defaults=(0, 0, 0, 0, 0, 0))
+):
     """What CPUID answers in four 32-bit registers for one leaf (`function`).
 
     `index` is the subleaf; it counts only where `flags` has KVM_CPUID_FLAG_SIGNIFCANT_INDEX.
@@ -26,13 +32,7 @@ class CpuidEntry(NamedTuple):
     Spec: KVM API, KVM_SET_CPUID2.
     """
 
-    function: int
-    index: int = 0  # type: ignore[assignment]  # hides tuple.index, which a row has no use for
-    flags: int = 0
-    eax: int = 0
-    ebx: int = 0
-    ecx: int = 0
-    edx: int = 0
+    __slots__ = ()
 
 
 def read_table(fd: int, request: Ioctl) -> list[CpuidEntry]:

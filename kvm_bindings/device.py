@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from typing import Any
 
 from kvm_bindings import ioctls, structs
 from kvm_bindings.calls import Closable, ioctl
 from kvm_bindings.errors import KvmError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["KvmDevice"]
 

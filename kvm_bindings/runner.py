@@ -22,14 +22,18 @@ import mmap
 import os
 from collections.abc import Callable
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Protocol
 
 from kvm_bindings import ioctls
 from kvm_bindings.calls import libc_ioctl
 from kvm_bindings.exit_ring import ExitRing
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Protocol
+
     from kvm_bindings.recording import Recorder
+else:
+    Protocol = object
 
 __all__ = ["UNLIMITED", "CompiledRunner", "CtypesRunner", "Runner", "make_runner", "runner_kind"]
 

@@ -22,7 +22,10 @@ import sys
 import threading
 import time
 from functools import cache
-from typing import Any, Self
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Self
 
 __all__ = ["KICK_SIGNAL", "Heartbeat", "install", "kick"]
 

@@ -12,7 +12,6 @@ import mmap
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import TypeVar
 
 from kvm_bindings import ioctls, structs
 from kvm_bindings.calls import Closable, ioctl, pointer_to
@@ -25,9 +24,14 @@ from kvm_bindings.rings import CoalescedRing, DirtyRing
 from kvm_bindings.runner import Runner, make_runner
 from kvm_bindings.structs.base import Struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    _S = TypeVar("_S", bound=Struct)
+
 __all__ = ["Vcpu"]
 
-_S = TypeVar("_S", bound=Struct)
 
 _MSR_HEADER = struct.Struct("=II")
 _MSR_ENTRY = struct.Struct("=IIQ")
@@ -65,6 +69,13 @@ class Vcpu(Closable):
     def run_struct(self) -> structs.kvm_run:
         """The shared page as a structure."""
         return structs.kvm_run.from_buffer(self._map)
+
+    @property
+    def synced_rip(self) -> int:
+        """Where RIP is in `page`, of the registers that KVM delivers (KVM_SYNC_X86_REGS)."""
+        registers: int = structs.kvm_run.s.offset
+        rip: int = vars(structs.kvm_regs)["rip"].offset
+        return registers + rip
 
     def runner(self, ring: ExitRing | None = None) -> Runner:
         """What enters the guest, noting exits in `ring` if one is given (the first time).

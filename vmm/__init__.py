@@ -14,9 +14,11 @@ What is listed in `__all__` is the public interface; it is imported when it is f
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from vmm import trace
     from vmm.errors import (
         BootError,

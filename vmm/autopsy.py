@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from devices.protocols import GuestAddressError
+from devices.wiring import GuestAddressError
 from kvm_bindings import KvmError
 from kvm_bindings import constants as c
 from vmm.endings import Ending
@@ -18,6 +17,7 @@ from vmm.errors import VmmError
 from vmm.exits import Exit, describe
 from vmm.kvm import backend
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from devices import pc_ports as ports
 from vmm.endings import Ending
@@ -29,8 +28,10 @@ from vmm.host.routing import InputRoute, InputRouter
 from vmm.late import LateDevice
 from vmm.lifecycle import Phase
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from devices.protocols import Clock, Device
+    from devices.protocols import Device
+    from devices.wiring import Clock
     from vmm.host.console import Console
     from vmm.host.irq1 import Irq1
     from vmm.layout import MemoryLayout

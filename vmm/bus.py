@@ -10,18 +10,24 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from devices.protocols import Device, open_bus
+from devices.wiring import open_bus
 from vmm.errors import ConfigError, DeviceFault, MappingOverlap, VmmError
 from vmm.late import LateDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    Call: TypeAlias = tuple[bool, int, Callable[..., Any], int | None]
+    """write, size, function, offset; with no offset it is a user's function, called without one."""
+
+    from devices.protocols import Device
 
 __all__ = ["Bus", "FunctionPort", "Mapping", "UnclaimedAccess"]
 
 Reader = Callable[[int, int], int]
 Writer = Callable[[int, int, int], None]
-Call = tuple[bool, int, Callable[..., Any], int | None]
-"""write, size, function, offset; with no offset it is a user's function, called without one."""
 
 _CACHE_LIMIT = 4096
 """A guest may touch any number of addresses; what is remembered of them is bounded."""

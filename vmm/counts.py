@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from kvm_bindings.constants import KVM_EXIT_IO, KVM_EXIT_MMIO
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.vcpu import Vcpu
 

@@ -11,14 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Literal
 
 from devices.records import Record
 from vmm.errors import ConfigError
 
-__all__ = ["DEPENDENTS", "FEATURES", "Feature", "dependents_of", "find_feature"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
 
-Register = Literal["eax", "ebx", "ecx", "edx"]
+    Register: TypeAlias = Literal["eax", "ebx", "ecx", "edx"]
+else:
+    Register = str
+
+__all__ = ["DEPENDENTS", "FEATURES", "Feature", "dependents_of", "find_feature"]
 
 
 class Feature(Record):

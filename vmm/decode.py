@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from devices.protocols import open_bus
 from devices.registers import Register, RegisterTable
+from devices.wiring import open_bus
 
 __all__ = ["decode_access", "register_at", "registers_in"]
 

@@ -11,30 +11,16 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from typing import Literal
 
 from devices.records import Record
 from kvm_bindings import constants as c
 from vmm.exits import exit_name
 
-__all__ = ["Ending", "Reason", "ending_of", "run_failed"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.reasons import Reason
 
-Reason = Literal[
-    "halt",
-    "shutdown",
-    "debug_exit",
-    "poweroff",
-    "reset",
-    "timeout",
-    "max_exits",
-    "stopped",
-    "internal_error",
-    "fail_entry",
-]
-"""halt: HLT with nothing that could wake the processor. shutdown: a triple fault. debug_exit:
-the guest wrote to the debug-exit port. poweroff, reset: the guest asked for it. timeout,
-max_exits: the bound given to `run`. stopped: `Machine.stop()`. internal_error, fail_entry: KVM
-could not go on, or could not enter the guest."""
+__all__ = ["Ending", "ending_of", "run_failed"]
 
 _UNION = 32
 """Where the part of kvm_run begins that depends on the exit reason."""

@@ -8,13 +8,21 @@ the debug-exit convention.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal
 
-from devices.protocols import GuestAddressError
+from devices.wiring import GuestAddressError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
     from devices.protocols import Device
     from vmm.exits import Exit
+
+    FaultChoice: TypeAlias = Literal["retry", "skip", "raise"]
+    """What becomes of an access whose device raised: it is made once more, it is dropped (a read is
+answered with all ones), or the machine fails."""
+else:
+    FaultChoice = str
 
 __all__ = [
     "BootError",
@@ -29,11 +37,6 @@ __all__ = [
     "TraceError",
     "VmmError",
 ]
-
-
-FaultChoice = Literal["retry", "skip", "raise"]
-"""What becomes of an access whose device raised: it is made once more, it is dropped (a read is
-answered with all ones), or the machine fails."""
 
 
 class ExitStatus(IntEnum):

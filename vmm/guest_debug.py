@@ -9,10 +9,15 @@ Spec: KVM API, KVM_SET_GUEST_DEBUG; AMD64 APM vol. 2, "Debug Registers".
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from kvm_bindings import constants as c
 from kvm_bindings.structs import kvm_guest_debug
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object
 
 __all__ = ["SLOTS", "GuestDebug"]
 

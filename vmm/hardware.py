@@ -7,10 +7,9 @@ controllers; memory; vCPUs with their CPUID.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 import kvm_bindings
-from devices.protocols import IrqLine, no_irq
+from devices.wiring import IrqLine, no_irq
 from kvm_bindings import constants as c
 from vmm.bus import Bus
 from vmm.coalesced import CoalescedWrites
@@ -23,6 +22,7 @@ from vmm.loader.plan import Start
 from vmm.memory import GuestMemory, Region
 from vmm.vcpu import Control, Vcpu
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kvm_bindings.stats import Stats
     from vmm.cpustate import CpuState

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from functools import cache
-from typing import TYPE_CHECKING
 
 import kvm_bindings
 from vmm.errors import KvmUnavailable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 

@@ -9,8 +9,8 @@ made when the guest first touches it or the host first asks for it. Nobody can t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from devices.records import Record
 from vmm.board import add_pc
@@ -18,6 +17,7 @@ from vmm.loader.files import read_file, read_module
 from vmm.loader.plan import BootOptions, BootPlan
 from vmm.machine import Machine
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 

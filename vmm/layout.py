@@ -6,8 +6,6 @@ APIC and the firmware ROM live; what does not fit below goes on at 4 GiB.
 
 from __future__ import annotations
 
-import re
-
 from devices.records import Record
 from vmm.errors import ConfigError
 
@@ -18,7 +16,6 @@ HOLE_START = 0xC000_0000
 """RAM below 4 GiB ends here at the latest (3 GiB), as on QEMU's pc machine."""
 FOUR_GIB = 1 << 32
 
-_SIZE = r"(\d+)\s*([kmgt]?)(?:i?b)?"
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -32,11 +29,13 @@ def parse_size(text: str | int, *, what: str = "size", default_unit: str = "") -
     """
     if isinstance(text, int):
         return text
-    match = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE)
-    if match is None:
+    number = text.strip().lower()
+    number = number.removesuffix("ib" if number.endswith("ib") else "b")
+    unit = number[-1:] if number[-1:] in _UNITS else ""
+    number = number.removesuffix(unit).rstrip()
+    if not number.isdecimal():
         raise ConfigError(f"{what} {text!r}: not a size; write a whole number and K, M, G or T")
-    number, unit = match.groups()
-    return int(number) * _UNITS[(unit or default_unit).lower()]
+    return int(number) * _UNITS[unit or default_unit.lower()]
 
 
 class RamRange(Record):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import kvm_bindings
 from devices.debug_exit import DebugExit
-from devices.protocols import Device, IrqLine
+from devices.protocols import Device
+from devices.wiring import IrqLine
 from vmm.autopsy import autopsy
 from vmm.bus import Bus, FunctionPort, Mapping
 from vmm.counts import ExitCounts

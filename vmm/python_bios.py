@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from devices.protocols import Device
 from firmware.bios_rom import TRAP_PORT
 from vmm.bios.dispatch import Bios
 from vmm.bios.host import BiosHost, Request
@@ -17,6 +16,7 @@ from vmm.host.console import Console
 from vmm.host.disk import DiskImage
 
 if TYPE_CHECKING:
+    from devices.protocols import Device
     from vmm.machine import Machine
 
 __all__ = ["add_bios"]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from devices.records import Record
-from vmm.endings import Reason
 from vmm.errors import ExitStatus
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from vmm.autopsy import Autopsy
+    from vmm.reasons import Reason
 
 __all__ = ["DEATHS", "RunResult"]
 

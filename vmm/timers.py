@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from devices.protocols import Clock
+from devices.wiring import Clock
 
 if TYPE_CHECKING:
     from vmm.machine import Machine

@@ -21,7 +21,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devices.protocols import Device
 from devices.records import Record
 from devices.registers import RegisterDevice, RegisterTable
 from vmm.errors import ConfigError
@@ -29,6 +28,7 @@ from vmm.late import LateDevice
 from vmm.usercode import load_class, refused
 
 if TYPE_CHECKING:
+    from devices.protocols import Device
     from vmm.machine import Machine
 
 __all__ = ["DeviceSpec", "UserDevice", "add_user_device", "parse_spec", "user_devices"]

@@ -25,7 +25,6 @@ import kvm_bindings
 from kvm_bindings import constants as c
 from kvm_bindings import signals
 from kvm_bindings.exit_ring import ExitRing
-from kvm_bindings.structs import kvm_regs, kvm_run
 from vmm.bus import Bus, UnclaimedAccess
 from vmm.endings import Ending, ending_of, run_failed
 from vmm.errors import DeviceFault, FaultChoice
@@ -43,8 +42,6 @@ _IMMEDIATE_EXIT = 1
 _IF_FLAG = 13
 _ELEMENT = {1: struct.Struct("<B"), 2: struct.Struct("<H"), 4: struct.Struct("<I")}
 
-_RIP = kvm_run.s.offset + vars(kvm_regs)["rip"].offset
-"""Where KVM puts RIP, of the registers that it delivers with an exit."""
 
 
 class Control(Protocol):
@@ -137,7 +134,7 @@ class Vcpu:
         """
         if wanted:  # and it stays: others may want these registers, and they cost next to nothing
             self.kvm.run_struct.kvm_valid_regs |= c.KVM_SYNC_X86_REGS
-        self.runner.deliver_rip(_RIP if wanted else None)
+        self.runner.deliver_rip(self.kvm.synced_rip if wanted else None)
 
     def when_full(self, limit: int, function: Callable[[Vcpu], None]) -> None:
         """Have `function` called when the ring's head has come to record `limit`, before the

@@ -22,15 +22,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Literal, TypeAlias
 
-__all__ = ["PAYLOADS", "SMP_CPUS_OFFSET", "End", "Format", "Payload", "payload"]
+    Format: TypeAlias = Literal["bootsector", "flat16", "flat32", "flat64"]
+    End: TypeAlias = Literal["halt", "shutdown", "debug_exit", "internal_error", "timeout"]
 
-Format = Literal["bootsector", "flat16", "flat32", "flat64"]
-End = Literal["halt", "shutdown", "debug_exit", "internal_error", "timeout"]
+__all__ = ["PAYLOADS", "SMP_CPUS_OFFSET", "Payload", "payload"]
 
 SMP_CPUS_OFFSET = 4
 """Byte offset in the image of `smp` of the 32-bit count of processors that it waits for."""
@@ -44,36 +45,59 @@ _LOAD_ADDRS: Mapping[Format, int] = {
 }
 
 
-class Payload(NamedTuple):
-    """One guest: the machine that it needs and what a run of it shows."""
+class Payload:
+    """One guest: the machine that it needs and what a run of it shows.
 
-    name: str
-    summary: str
-    """What it does, in a few words."""
-    format: Format
-    ends: End
-    """The reason for which the run ends."""
-    status: int | None = None
-    """The value written to the debug-exit port, where it ends so."""
-    console: bytes = b""
-    """All that comes out of COM1 (of the BIOS teletype, for a boot sector)."""
-    debugcon: bytes = b""
-    """All that comes out of port 0xE9."""
-    input: bytes = b""
-    """What to type at COM1."""
-    memory: int = 2 << 20
-    """Bytes of RAM."""
-    cpus: int = 1
-    irqchip: bool = False
-    """Needs the in-kernel interrupt controllers and PIT."""
-    cpl: int = 0
-    """Privilege level to start at."""
-    devices: tuple[str, ...] = ()
-    """Devices it needs beside COM1, debug console and debug exit, by the names that the models
-    have."""
-    native_ring0: bool = False
-    """Uses an instruction that KVM cannot emulate at CPL 0: on the kvm_pvm backend the run ends
-    with "internal_error" instead."""
+    Args:
+        name: of its files.
+        summary: what it does, in a few words.
+        format: how it starts.
+        ends: the reason for which the run ends.
+        status: the value written to the debug-exit port, where it ends so.
+        console: all that comes out of COM1 (of the BIOS teletype, for a boot sector).
+        debugcon: all that comes out of port 0xE9.
+        input: what to type at COM1.
+        memory: bytes of RAM.
+        cpus: how many processors.
+        irqchip: needs the in-kernel interrupt controllers and PIT.
+        cpl: privilege level to start at.
+        devices: devices it needs beside COM1, debug console and debug exit, by the names that the
+            models have.
+        native_ring0: uses an instruction that KVM cannot emulate at CPL 0: on the kvm_pvm backend
+            the run ends with "internal_error" instead.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        summary: str,
+        format: Format,
+        ends: End,
+        status: int | None = None,
+        console: bytes = b"",
+        debugcon: bytes = b"",
+        input: bytes = b"",
+        memory: int = 2 << 20,
+        cpus: int = 1,
+        irqchip: bool = False,
+        cpl: int = 0,
+        devices: tuple[str, ...] = (),
+        native_ring0: bool = False,
+    ) -> None:
+        self.name = name
+        self.summary = summary
+        self.format = format
+        self.ends = ends
+        self.status = status
+        self.console = console
+        self.debugcon = debugcon
+        self.input = input
+        self.memory = memory
+        self.cpus = cpus
+        self.irqchip = irqchip
+        self.cpl = cpl
+        self.devices = devices
+        self.native_ring0 = native_ring0
 
     @property
     def load_addr(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from devices.protocols import GuestAddressError
+from devices.wiring import GuestAddressError
 
 NOW_NS = 1_790_000_000_000_000_000
 """The clock of every device in this suite stands still: 2026-09-21."""

@@ -22,7 +22,7 @@ import atheris
 
 with atheris.instrument_imports(include=["devices", "vmm.bios"]):
     import vmm.bios  # noqa: F401  (for what it imports)
-    from devices.protocols import StateError
+    from devices.wiring import StateError
 
 from vmm.host.disk import floppy_geometry, hard_disk_geometry
 

@@ -7,10 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from devices.protocols import ByteSink, Clock, Device, GuestAddressError, GuestMemory
+from devices.wiring import ByteSink, Clock, GuestAddressError
 from firmware.bios_rom import DriveGeometry
 from vmm.bios.registers import BiosRegisters
 from vmm.layout import MemoryLayout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from devices.protocols import Device, GuestMemory
 
 __all__ = [
     "WAIT_S",

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from devices.protocols import GuestAddressError, GuestMemory
+from devices.wiring import GuestAddressError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from devices.protocols import GuestMemory
 
 __all__ = ["BiosRegisters", "GeneralRegisters", "SegmentRegister", "SegmentRegisters"]
 

@@ -9,9 +9,12 @@ Spec: IBM PS/2 and PC BIOS Interface Technical Reference, Interrupt 10h - Video.
 
 from __future__ import annotations
 
-from devices.protocols import GuestMemory
 from firmware.bios_data import Bda
 from vmm.bios.host import Ram
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from devices.protocols import GuestMemory
 
 __all__ = ["BLANK", "ROWS", "TextScreen", "decode", "screen_text"]
 

@@ -6,9 +6,12 @@ Communications; National Semiconductor PC16550D, Registers.
 
 from __future__ import annotations
 
-from devices.protocols import Device
 from vmm.bios.host import WAIT_S, BiosHost, Service
 from vmm.bios.registers import BiosRegisters
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from devices.protocols import Device
 
 __all__ = ["Serial"]
 

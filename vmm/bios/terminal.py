@@ -10,7 +10,7 @@ Spec: ECMA-48, Control functions (CUU, CUD, CHA, ED, SGR).
 
 from __future__ import annotations
 
-from devices.protocols import ByteSink
+from devices.wiring import ByteSink
 from vmm.bios.screen import DEFAULT_ATTRIBUTE, ROWS, decode
 
 __all__ = ["COLOURS", "TextStream"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
+from vmm.cli.options import Options
 from vmm.doctor import diagnose
 
 __all__ = ["doctor"]
@@ -13,7 +13,7 @@ __all__ = ["doctor"]
 _STYLES = {"! ": "bold red", "- ": "yellow"}
 
 
-def doctor(options: argparse.Namespace) -> int:
+def doctor(options: Options) -> int:
     """Print the diagnosis; returns 0 where guests can run, otherwise 4."""
     diagnosis = diagnose(probe=not options.no_probe)
     if options.json:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import time
 from typing import Any
 
+from vmm.cli.options import Options
 from vmm.control.client import Client
 from vmm.control.protocol import ControlError
 from vmm.control.registry import names
@@ -22,7 +22,7 @@ _STOP_PATIENCE_S = 10.0
 _LOOK_AGAIN_S = 0.02
 
 
-def ps(options: argparse.Namespace) -> int:
+def ps(options: Options) -> int:
     """List the machines that run."""
     first, began = _look(), time.monotonic()
     if first:
@@ -39,7 +39,7 @@ def ps(options: argparse.Namespace) -> int:
     return 0
 
 
-def pause(options: argparse.Namespace) -> int:
+def pause(options: Options) -> int:
     """Hold a machine, at once or where a condition is met.
 
     Raises:
@@ -53,14 +53,14 @@ def pause(options: argparse.Namespace) -> int:
     return 0
 
 
-def resume(options: argparse.Namespace) -> int:
+def resume(options: Options) -> int:
     """Let a machine that is held go on."""
     with Client.connect(options.name) as client:
         client.call("resume")
     return 0
 
 
-def stop(options: argparse.Namespace) -> int:
+def stop(options: Options) -> int:
     """End a machine's run, and wait until it has ended.
 
     Raises:

@@ -9,10 +9,14 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
 
 from vmm.cli.messages import discard, open_standard_files, say
+from vmm.cli.options import Options
 from vmm.errors import ExitStatus, VmmError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 __all__ = ["command", "main"]
 
@@ -53,18 +57,27 @@ def command() -> NoReturn:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    from vmm.cli.run_options import read_plainly
+
+    options = read_plainly(arguments) or _parsed(arguments)
+    if isinstance(options, int):
+        return options
+    module = import_module(f"vmm.cli.{_HOMES.get(options.command, options.command)}")
+    status: int = getattr(module, options.command)(options)
+    return status
+
+
+def _parsed(arguments: Sequence[str]) -> Options | int:
+    """Read the command line with all that a parser can; the status where that was all."""
     from vmm.cli.parser import build_parser, parse
 
     if not arguments:
         build_parser().print_help()
         return int(ExitStatus.USAGE)
     try:
-        options = parse(arguments)
+        return parse(arguments)
     except SystemExit as ended:  # --help and --version
         return int(ended.code or 0)
-    module = import_module(f"vmm.cli.{_HOMES.get(options.command, options.command)}")
-    status: int = getattr(module, options.command)(options)
-    return status
 
 
 def _explain(error: Exception) -> tuple[str, ExitStatus]:

@@ -6,7 +6,10 @@ import contextlib
 import io
 import os
 import sys
-from typing import TextIO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
 
 __all__ = ["discard", "open_standard_files", "report", "say"]
 

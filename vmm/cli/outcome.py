@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import signal
-from typing import TYPE_CHECKING
 
 from vmm.cli.messages import report, say
 from vmm.errors import ConfigError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.errors import DeviceFault
     from vmm.machine import Machine

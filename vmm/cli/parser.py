@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 from vmm.cli import help as texts
-from vmm.cli.values import address, close_to, count, one_of, seconds
+from vmm.cli.options import Options
+from vmm.cli.run_options import RUN_OPTIONS, TAKES_ANYTHING
+from vmm.cli.values import close_to, count, seconds
 from vmm.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 __all__ = ["COMMANDS", "build_parser", "parse"]
 
@@ -19,15 +24,7 @@ COMMANDS = (
 )
 TRACE_COMMANDS = ("summary", "show", "export", "diff", "plot")
 
-FORMATS = (
-    *("auto", "bootsector", "flat16", "flat32", "flat64", "elf32", "elf64"),
-    *("multiboot", "multiboot2", "firmware"),
-)
-
 _DEBUG_HELP = "show what is set up for a guest, and tracebacks of errors"
-
-_TAKES_ANYTHING = ("--cpu", "--append")
-"""Options whose value may begin with a dash: `--cpu -cx16,-xsave`."""
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -57,7 +54,7 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see '{self.prog} --help'")
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> Options:
     """Read the command line.
 
     Raises:
@@ -71,7 +68,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise ConfigError(_no_command(first))
     if first == "trace" and second is not None and second not in TRACE_COMMANDS:
         raise ConfigError(_no_trace_command(second))
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(arguments, Options())
     if rest:
         raise ConfigError(_left_over(rest, parser, options))
     if options.command is None:
@@ -119,127 +116,17 @@ def _add_others(commands: argparse._SubParsersAction[_Parser], command: str | No
 def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     run = _add(commands, "run", "IMAGE", "boot an image", texts.RUN_DESCRIPTION, texts.RUN_EPILOG)
     run.add_argument("image", metavar="IMAGE", help="the file to boot, or payload:NAME")
-    _add_machine_options(run.add_argument_group("machine"))
-    _add_image_options(run.add_argument_group("image"))
-    _add_run_options(run.add_argument_group("run"))
-
-
-def _add_machine_options(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--memory", metavar="SIZE", help="RAM: 2M, 64M, 4G (default: 64M)")
-    add("--cpus", metavar="N", type=count("--cpus"), help="virtual processors (default: 1)")
-    add("--cpu", metavar="FEATURES", default="", help="hide CPU features: -cx16,-xsave")
-    add(
-        "--irqchip",
-        metavar="on|off|auto",
-        type=one_of("--irqchip", ("on", "off", "auto")),
-        default="auto",
-        help="interrupt controllers and timers, in KVM (default: on, but off for flat images)",
-    )
-    add(
-        "--disk",
-        metavar="FILE[:ro|:cow]",
-        action="append",
-        default=[],
-        help="a disk for the BIOS services, after the image itself; ro: read-only, cow: what is "
-        "written is thrown away at the end; may be given more than once",
-    )
-    add("--huge-pages", action="store_true", help="back RAM with the host's 2 MiB pages")
-    add("--testdev", action="store_true", help="add QEMU's pc-testdev, for kvm-unit-tests")
-    add(
-        "--device",
-        metavar="FILE:CLASS@pio:ADDR",
-        action="append",
-        default=[],
-        help="a device of your own, from a Python file (see below); may be given more than once",
-    )
-    add("--strict", action="store_true", help="an access that no device claims ends the run")
-
-
-def _add_image_options(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
-        "--format",
-        metavar="FORMAT",
-        type=one_of("--format", FORMATS),
-        default="auto",
-        help="what the image is (default: auto, find out); the list is below",
-    )
-    add("--append", metavar="TEXT", default="", help="the kernel's command line")
-    add(
-        "--module",
-        metavar="'FILE [ARGS]'",
-        action="append",
-        default=[],
-        help="a Multiboot module; may be given more than once",
-    )
-    add("--load-addr", metavar="ADDR", type=address("--load-addr"), help="where to put the image")
-    add("--entry", metavar="ADDR", type=address("--entry"), help="where to enter it")
-    add(
-        "--cpl",
-        metavar="0|3",
-        type=one_of("--cpl", ("0", "3")),
-        help="privilege level at the start of a flat image (default: 0)",
-    )
-    add(
-        "--boot-drive",
-        metavar="N",
-        type=address("--boot-drive"),
-        help="a boot sector's drive: 0x80 hard disk, 0 floppy (default: by the image's size)",
-    )
-    add(
-        "--symbols",
-        metavar="FILE",
-        help="names for the guest's addresses: an ELF file, or lines as nm and System.map have "
-        "them (default: the image, if it is an ELF file)",
-    )
-
-
-def _add_run_options(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--tui", action="store_true", help="show the screen: exits, devices, registers, console")
-    add("--name", metavar="NAME", help="what 'vmm ps' calls it (default: the image and a number)")
-    add("--timeout", metavar="SECONDS", type=seconds("--timeout"), help="end the run after this")
-    add("--max-exits", metavar="N", type=count("--max-exits"), help="end it after so many exits")
-    add(
-        "--input",
-        metavar="auto|serial|keyboard",
-        type=one_of("--input", ("auto", "serial", "keyboard")),
-        default="auto",
-        help="where typed input goes (default: auto, to whichever the guest reads)",
-    )
-    add("--trace", metavar="FILE", help="keep every exit in a file, for 'vmm trace'")
-    add("--record", metavar="FILE", help="keep every exit, and all that devices got, in a file")
-    add(
-        "--shell",
-        action="store_true",
-        help="a Python prompt on the machine, before its first instruction; help() says more",
-    )
-    add(
-        "--stop-at",
-        metavar="CONDITION",
-        action="append",
-        default=[],
-        help="end the run behind the first exit that meets this (the list is below), or pause it "
-        "there where a screen shows it; may be given more than once",
-    )
-    add("--trace-only", metavar="CONDITION", help="keep in the file only exits that meet this")
-    add("--rip", action="store_true", help="have RIP in the record of every exit")
-    add(
-        "--tracer",
-        metavar="FILE.py:CLASS[,NAME=VALUE]",
-        action="append",
-        default=[],
-        help="have the hooks of a Python class called as the guest runs; may be given more than "
-        "once",
-    )
-    add("--stats", action="store_true", help="print a table of exits at the end")
-    add("--json", metavar="FILE", help="write the result as JSON (- for standard error)")
-    add(
-        "--explain-json",
-        metavar="FILE",
-        help="write the explanation of a death or a timeout as JSON, null if there is none",
-    )
+    groups = {name: run.add_argument_group(name) for name in ("machine", "image", "run")}
+    for option in RUN_OPTIONS:
+        more: dict[str, Any] = {"action": "store_true"}
+        if option.takes:
+            more = {
+                "action": "append" if option.repeated else "store",
+                "metavar": option.takes,
+                "type": option.reader(),
+                "default": option.initial,
+            }
+        groups[option.group].add_argument(option.flag, help=option.help, **more)
 
 
 def _add_trace(commands: argparse._SubParsersAction[_Parser], parts: bool) -> None:
@@ -357,7 +244,7 @@ def _join_values(arguments: Sequence[str]) -> list[str]:
     """Join options to their values where argparse would take the value for an option."""
     joined: list[str] = []
     for argument in arguments:
-        if joined and joined[-1] in _TAKES_ANYTHING:
+        if joined and joined[-1] in TAKES_ANYTHING:
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)
@@ -378,9 +265,7 @@ def _no_trace_command(word: str) -> str:
     return f"no command trace {word}; {close_to(word, TRACE_COMMANDS) or known}"
 
 
-def _left_over(
-    rest: Sequence[str], parser: argparse.ArgumentParser, options: argparse.Namespace
-) -> str:
+def _left_over(rest: Sequence[str], parser: argparse.ArgumentParser, options: Options) -> str:
     """Say what is wrong with arguments that nothing took."""
     words = [options.command, getattr(options, "trace_command", None)]
     command = " ".join(filter(None, words))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 from firmware.payloads import PAYLOADS
+from vmm.cli.options import Options
 
 __all__ = ["payloads"]
 
 
-def payloads(options: argparse.Namespace) -> int:
+def payloads(options: Options) -> int:
     """Print name and summary of each built-in guest."""
     if options.json:
         rows = [{"name": name, "summary": one.summary} for name, one in PAYLOADS.items()]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict
 
+from vmm.cli.options import Options
 from vmm.playback import ReplayResult
 from vmm.playback import replay as play
 
@@ -15,7 +15,7 @@ _DIFFERS = 1
 """As of cmp and diff: 0 is the same, 1 is not, 2 is trouble."""
 
 
-def replay(options: argparse.Namespace) -> int:
+def replay(options: Options) -> int:
     """Replay, report; returns 0 where all is as recorded, otherwise 1.
 
     Raises:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from vmm.cli.messages import say
+from vmm.cli.options import Options
 from vmm.cli.outcome import (
     JsonFile,
     report_fault,
@@ -25,6 +24,7 @@ from vmm.cli.session import Outlet, Session
 from vmm.errors import ConfigError, DeviceFault
 from vmm.launch import boot
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.counts import ExitCounts
     from vmm.host.terminal import Terminal
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Boot, run, report; returns the exit status.
 
     Raises:
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _json_files(
-    options: argparse.Namespace,
+    options: Options,
 ) -> list[tuple[JsonFile, Callable[[RunResult], object]]]:
     """The files that the result is written to, open already."""
     asked: list[tuple[str, str | None, Callable[[RunResult], object]]] = [
@@ -79,7 +79,7 @@ def _json_files(
     return [(JsonFile(option, path), call) for option, path, call in asked if path is not None]
 
 
-def _boot(options: argparse.Namespace, outlet: Outlet) -> Machine:
+def _boot(options: Options, outlet: Outlet) -> Machine:
     return boot(
         options.image,
         format=options.format,
@@ -107,7 +107,7 @@ def _boot(options: argparse.Namespace, outlet: Outlet) -> Machine:
     )
 
 
-def _play(session: Session, served: Served, options: argparse.Namespace) -> tuple[RunResult, bool]:
+def _play(session: Session, served: Served, options: Options) -> tuple[RunResult, bool]:
     """Run to the end, through prompts where they are wanted; also says whether the user has been
     told of the end already."""
     if options.shell or options.device:
@@ -136,7 +136,7 @@ def _report(
     result: RunResult,
     counts: ExitCounts | None,
     terminal: Terminal,
-    options: argparse.Namespace,
+    options: Options,
     told: bool,
 ) -> None:
     if terminal.output_error is not None:

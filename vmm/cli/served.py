@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.control.server import ControlServer
     from vmm.machine import Machine
@@ -67,5 +66,7 @@ def serve(machine: Machine, image: str, name: str | None, *, at_once: bool = Fal
 
 
 def _usual_name(image: str) -> str:
+    import re
+
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(image).removeprefix("payload:"))
     return f"{stem.strip('.-_')[:48] or 'vm'}-{os.getpid()}"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from vmm.cli.messages import say
+from vmm.cli.options import Options
 from vmm.endings import Ending
 from vmm.host.terminal import Terminal
 from vmm.lifecycle import Phase
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.host.textscreen import LiveScreen
     from vmm.machine import Machine
@@ -64,7 +64,7 @@ class Session:
         options: of the command.
     """
 
-    def __init__(self, machine: Machine, outlet: Outlet, options: argparse.Namespace) -> None:
+    def __init__(self, machine: Machine, outlet: Outlet, options: Options) -> None:
         self.machine = machine
         self.options = options
         self.paused = False

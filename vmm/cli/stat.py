@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import select
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmm.cli.figures import exit_figures, kvm_figures, lines
 from vmm.cli.messages import say
+from vmm.cli.options import Options
 from vmm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _LOOK_S = 0.05
 """How often the rings are read: they hold a third of a second of a very busy guest."""
 
 
-def stat(options: argparse.Namespace) -> int:
+def stat(options: Options) -> int:
     """Print the figures; returns 0.
 
     Raises:
@@ -49,7 +49,7 @@ def stat(options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(figures: dict[str, Any], options: argparse.Namespace) -> None:
+def _show(figures: dict[str, Any], options: Options) -> None:
     if options.json:
         # One line each where there are several, for whoever reads them from a pipe.
         print(json.dumps(figures, indent=2 if options.every is None else None), flush=True)
@@ -75,7 +75,7 @@ def _of_recording(path: str) -> dict[str, Any]:
 # -- a machine that runs ------------------------------------------------------------------------
 
 
-def _again_and_again(client: Client, options: argparse.Namespace) -> None:
+def _again_and_again(client: Client, options: Options) -> None:
     left = options.count
     with _Watch(client) as watch:
         watch.begin()

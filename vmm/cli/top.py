@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-
+from vmm.cli.options import Options
 from vmm.errors import ExitStatus
 
 __all__ = ["END_STATUS", "top"]
@@ -12,7 +11,7 @@ END_STATUS = 10
 """What the screen of `vmm run --tui` ends with where the guest is to be ended."""
 
 
-def top(options: argparse.Namespace) -> int:
+def top(options: Options) -> int:
     """Show the screen until it is left.
 
     Raises:

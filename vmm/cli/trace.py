@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 from kvm_bindings.constants import KVM_EXIT_IO
 from vmm.cli.messages import say
+from vmm.cli.options import Options
 from vmm.errors import ConfigError, TraceError
 from vmm.exits import Exit, describe, exit_name
 from vmm.trace.devicemap import DeviceMap
@@ -28,13 +28,13 @@ _DIFFERS = 1
 _SHOWN_DIFFERENCES = 20
 
 
-def trace(options: argparse.Namespace) -> int:
+def trace(options: Options) -> int:
     """Carry out one of the commands of `vmm trace`; returns the exit status.
 
     Raises:
         VmmError: the trace cannot be read, or nothing in it is as asked.
     """
-    commands: dict[str, Callable[[argparse.Namespace], int]] = {
+    commands: dict[str, Callable[[Options], int]] = {
         "summary": _summary,
         "show": _show,
         "export": _export,
@@ -47,7 +47,7 @@ def trace(options: argparse.Namespace) -> int:
 # -- summary --------------------------------------------------------------------------------
 
 
-def _summary(options: argparse.Namespace) -> int:
+def _summary(options: Options) -> int:
     filters = _filters(options)
     summary = Summary()
     with TraceSource.open(options.file) as source:
@@ -178,7 +178,7 @@ def _row_facts(row: Row) -> dict[str, Any]:
 # -- show -----------------------------------------------------------------------------------
 
 
-def _show(options: argparse.Namespace) -> int:
+def _show(options: Options) -> int:
     trace = load(options.file)
     view = _selected(trace, _filters(options))
     exits = view.exits
@@ -235,7 +235,7 @@ def _json_line(trace: TraceFile, event: Exit) -> str:
 # -- export and plot ------------------------------------------------------------------------
 
 
-def _export(options: argparse.Namespace) -> int:
+def _export(options: Options) -> int:
     from vmm.trace.export import export, format_of
 
     format = options.to or format_of(options.output)
@@ -252,7 +252,7 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _plot(options: argparse.Namespace) -> int:
+def _plot(options: Options) -> int:
     from vmm.trace.plot import KINDS, save
 
     trace = load(options.file)
@@ -271,7 +271,7 @@ def _refuse_same(file: str, output: str) -> None:
 # -- diff -----------------------------------------------------------------------------------
 
 
-def _diff(options: argparse.Namespace) -> int:
+def _diff(options: Options) -> int:
     ours, theirs = load(options.a), load(options.b)
     found = compare(ours, theirs)
     if options.json:
@@ -346,7 +346,7 @@ def _diff_facts(found: TraceDiff, ours: TraceFile, theirs: TraceFile) -> dict[st
 # -- what they share ------------------------------------------------------------------------
 
 
-def _filters(options: argparse.Namespace) -> dict[str, Any]:
+def _filters(options: Options) -> dict[str, Any]:
     given = {
         name: getattr(options, name)
         for name in ("reason", "port", "mmio", "device", "write", "value", "vcpu")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import os
 from typing import TYPE_CHECKING, Any
 
 from vmm.cli.messages import report
+from vmm.cli.options import Options
 from vmm.errors import ConfigError
 from vmm.trace.trace import Trace
 from vmm.usercode import load_class, refused
@@ -20,7 +20,7 @@ __all__ = ["watch"]
 _FORM = "FILE.py:CLASS[,NAME=VALUE...]"
 
 
-def watch(machine: Machine, options: argparse.Namespace) -> None:
+def watch(machine: Machine, options: Options) -> None:
     """Attach what the options ask for.
 
     Raises:

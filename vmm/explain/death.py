@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from devices.protocols import GuestAddressError
+from devices.wiring import GuestAddressError
 from vmm.cpustate import CpuState
 from vmm.explain.page_walk import Read
 from vmm.interrupts import Interrupts

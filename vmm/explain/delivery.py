@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from devices.protocols import GuestAddressError
+from devices.wiring import GuestAddressError
 from vmm.cpustate import CpuState
 from vmm.explain.page_walk import Read, read_linear, walk
 from vmm.explain.vectors import vector_name

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from devices.protocols import GuestAddressError
+from devices.wiring import GuestAddressError
 from vmm.cpustate import CpuState, Paging
 
 __all__ = ["Access", "Entry", "PageWalk", "Read", "read_linear", "walk"]

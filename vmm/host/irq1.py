@@ -9,10 +9,13 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 import kvm_bindings
-from devices.protocols import GuestMemory
 from firmware.bios_rom import build_vectors
 from kvm_bindings.constants import KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER
 from kvm_bindings.structs import kvm_pic_state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from devices.protocols import GuestMemory
 
 __all__ = ["Irq1", "Irq1Handler", "KernelIrq1", "NoIrq1"]
 

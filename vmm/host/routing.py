@@ -17,9 +17,10 @@ then left out. With "serial" everything goes to COM1 at once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
     from devices.i8042 import I8042
     from devices.protocols import Device
     from devices.uart16550 import Uart16550
@@ -27,9 +28,12 @@ if TYPE_CHECKING:
     from vmm.host.irq1 import Irq1
     from vmm.host.typist import Later
 
+    InputRoute: TypeAlias = Literal["auto", "serial", "keyboard"]
+else:
+    InputRoute = str
+
 __all__ = ["InputRoute", "InputRouter", "SerialListener"]
 
-InputRoute = Literal["auto", "serial", "keyboard"]
 
 _THR = 0
 _IER = 1

@@ -19,12 +19,15 @@ import termios
 import tty
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 from vmm.host.console import Console
 from vmm.host.events import HostEvents
 from vmm.host.input import EscapeKeys, InputPump
 from vmm.host.output import OutputBuffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["HELP", "Terminal"]
 

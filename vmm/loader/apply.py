@@ -7,8 +7,6 @@ second time.
 
 from __future__ import annotations
 
-from typing import Any
-
 from firmware.gdt import (
     KERNEL_CODE32,
     KERNEL_CODE64,
@@ -26,6 +24,10 @@ from vmm.errors import BootError, GuestMemoryError
 from vmm.layout import FOUR_GIB
 from vmm.loader.plan import BootPlan, Start
 from vmm.memory import GuestMemory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["place_image", "start_registers"]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import NamedTuple
 
+from devices.records import Record
 from vmm.errors import BootError, ConfigError
 from vmm.loader.plan import BZIMAGE, BootOptions, BootPlan
 
 __all__ = ["FORMATS", "Format", "load"]
 
 
-class Format(NamedTuple):
+class Format(Record):
     """One format: its loader, and which options mean something to it."""
 
     name: str

@@ -12,11 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
 
 from devices.records import Record
 from firmware.start_tables import START_TABLES_SIZE
 from vmm.layout import MemoryLayout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
+    Mode: TypeAlias = Literal["real", "protected", "long", "reset"]
+    """How a vCPU starts. "real": 16-bit, segments 0. "protected": 32-bit, flat segments, paging
+off. "long": 64-bit, the first 4 GiB identity-mapped. "reset": as the processor leaves RESET
+(CS base 0xFFFF0000, IP 0xFFF0)."""
+else:
+    Mode = str
 
 __all__ = [
     "BZIMAGE",
@@ -32,11 +42,6 @@ __all__ = [
 
 BZIMAGE = "bzimage"
 """What a Linux kernel image is recognised as; it has no loader yet."""
-
-Mode = Literal["real", "protected", "long", "reset"]
-"""How a vCPU starts. "real": 16-bit, segments 0. "protected": 32-bit, flat segments, paging
-off. "long": 64-bit, the first 4 GiB identity-mapped. "reset": as the processor leaves RESET
-(CS base 0xFFFF0000, IP 0xFFF0)."""
 
 
 class Module(Record):

@@ -8,8 +8,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from devices.protocols import Device
 from vmm.trace.journal import Memory, Opaque, Wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from devices.protocols import Device
 
 __all__ = ["model_class", "surroundings"]
 

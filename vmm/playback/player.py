@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from devices.protocols import Device, GuestAddressError, open_bus
+from devices.wiring import GuestAddressError, open_bus
 from vmm.errors import ConfigError
 from vmm.playback.models import model_class, surroundings
 from vmm.playback.result import Difference, ReplayResult
@@ -36,6 +36,10 @@ from vmm.trace.journal import (
     decode,
     encode,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from devices.protocols import Device
 
 __all__ = ["Player"]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 
-from devices.protocols import Device
 from vmm.errors import TraceError
 from vmm.playback.player import Player
 from vmm.playback.result import ReplayResult
 from vmm.trace.journal import START, VERSION, Entry, JournalError, entries
 from vmm.trace.layout import JOURNAL
 from vmm.trace.source import TraceSource
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from devices.protocols import Device
 
 __all__ = ["replay"]
 

@@ -10,9 +10,11 @@ What is listed in `__all__` is imported when it is first used: writing a trace n
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from vmm.trace.reader import LiveTrace, TraceFile, load
     from vmm.trace.summary import Summary
 

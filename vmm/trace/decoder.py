@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from devices.protocols import open_bus
 from devices.registers import Register, RegisterTable
+from devices.wiring import open_bus
 from kvm_bindings.constants import KVM_EXIT_IO, KVM_EXIT_MMIO
 from kvm_bindings.exit_ring import WRITE
 from vmm.decode import decode_access

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from devices.protocols import Device, open_bus
+from devices.protocols import Device
+from devices.wiring import open_bus
 from vmm.trace.journal import (
     ACCESS,
     CALL,

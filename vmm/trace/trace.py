@@ -10,14 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from kvm_bindings.exit_ring import EXIT, RECORD_SIZE, WRITE, ExitRing
 from vmm.errors import ConfigError, LifecycleError
 from vmm.trace.layout import CAPACITY, END, EVENTS, JOURNAL, META, RECORDS
 from vmm.trace.memory import TraceMemory
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from vmm.lifecycle import Phase
     from vmm.trace.reader import TraceFile
     from vmm.trace.sight import Surroundings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from devices.protocols import GuestAddressError
+from devices.wiring import GuestAddressError
 from kvm_bindings import constants as c
 from kvm_bindings.structs.registers import kvm_regs, kvm_sregs
 from vmm.control.protocol import ControlError, from_text

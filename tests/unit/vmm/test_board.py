@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from devices.protocols import GuestAddressError
+from devices.wiring import GuestAddressError
 from vmm.board import add_pc
 from vmm.bus import Bus
 from vmm.host.console import Console

@@ -5,7 +5,8 @@ from typing import get_args
 
 import pytest
 
-from vmm.result import DEATHS, Reason, RunResult
+from vmm.reasons import Reason
+from vmm.result import DEATHS, RunResult
 
 # The contract, declared again.
 REASONS = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from devices.protocols import GuestAddressError
+from devices.wiring import GuestAddressError
 from vmm.bios import Bios, BiosHost
 from vmm.layout import MemoryLayout
 

@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 
-from vmm.cli.parser import COMMANDS, FORMATS, build_parser, parse
+from vmm.cli.parser import COMMANDS, build_parser, parse
+from vmm.cli.run_options import FORMATS
 from vmm.errors import ConfigError
 from vmm.loader.load import FORMATS as LOADERS
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from devices.protocols import GuestAddressError
+from devices.wiring import GuestAddressError
 from vmm.cpustate import CpuState, DescriptorTable, Segment
 
 

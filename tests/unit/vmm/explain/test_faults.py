@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.protocols import GuestAddressError
+from devices.wiring import GuestAddressError
 from vmm.cpustate import CpuState, DescriptorTable, Segment
 from vmm.explain.faults import likely_fault
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices.protocols import GuestAddressError
+from devices.wiring import GuestAddressError
 from vmm.cpustate import CpuState, Segment
 from vmm.explain import Death, explain
 from vmm.explain.stack import Frame, frame_lines, stack_trace

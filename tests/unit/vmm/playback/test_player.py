@@ -14,8 +14,8 @@ from devices.cmos_rtc import CmosRtc
 from devices.fw_cfg import FwCfg
 from devices.i8042 import I8042
 from devices.post import PostPort
-from devices.protocols import GuestAddressError
 from devices.uart16550 import Uart16550
+from devices.wiring import GuestAddressError
 from vmm.errors import ConfigError
 from vmm.playback.player import Player
 from vmm.trace.journal import END, FOREIGN, START, Entry, JournalError

@@ -9,8 +9,8 @@ import pytest
 from devices.acpi_pm import AcpiPm
 from devices.fw_cfg import FwCfg
 from devices.post import PostPort
-from devices.protocols import GuestAddressError
 from devices.uart16550 import Uart16550
+from devices.wiring import GuestAddressError
 from vmm.trace import recorder
 from vmm.trace.journal import (
     ACCESS,
