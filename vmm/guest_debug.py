@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kvm_bindings import constants as c
-from kvm_bindings.structs import kvm_guest_debug
+from kvm_bindings import structs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _GLOBAL = 2
 
 
 class _Kvm(Protocol):
-    def set_guest_debug(self, debug: kvm_guest_debug) -> None: ...
+    def set_guest_debug(self, debug: structs.kvm_guest_debug) -> None: ...
 
 
 class GuestDebug:
@@ -73,7 +73,7 @@ class GuestDebug:
         control = self._step | self._over | more
         control |= c.KVM_GUESTDBG_USE_HW_BP if hardware else 0
         control |= c.KVM_GUESTDBG_USE_SW_BP if self._software else 0
-        wanted = kvm_guest_debug(control | c.KVM_GUESTDBG_ENABLE if control else 0)
+        wanted = structs.kvm_guest_debug(control | c.KVM_GUESTDBG_ENABLE if control else 0)
         for slot, address in enumerate(hardware):
             wanted.arch.debugreg[slot] = address
             wanted.arch.debugreg[7] |= _DR7_ONES | _GLOBAL << 2 * slot

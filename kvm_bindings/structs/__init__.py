@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from kvm_bindings.structs.base import Struct, Union
     from kvm_bindings.structs.cpu import (
-        kvm_cpuid2,
-        kvm_cpuid_entry2,
         kvm_debugregs,
         kvm_fpu,
         kvm_guest_debug,
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
         kvm_xcrs,
         kvm_xsave,
     )
+    from kvm_bindings.structs.cpuid import kvm_cpuid2, kvm_cpuid_entry2
     from kvm_bindings.structs.memory import (
         kvm_clear_dirty_log,
         kvm_dirty_gfn,
@@ -199,7 +198,7 @@ __all__ = [
     "kvm_xsave",
 ]
 
-_MODULES = ("base", "registers", "memory", "run", "cpu", "vm")
+_MODULES = ("base", "registers", "memory", "cpuid", "cpu", "vm", "run")
 """Where a class is looked for, in this order."""
 
 

@@ -110,26 +110,6 @@ class kvm_msr_list(Struct):
     nmsrs: u32
 
 
-class kvm_cpuid_entry2(Struct):
-    """What CPUID answers for one leaf (and subleaf, if the flag says that it counts)."""
-
-    function: u32
-    index: u32
-    flags: u32
-    eax: u32
-    ebx: u32
-    ecx: u32
-    edx: u32
-    padding: Annotated[Array[c_uint32], 3]
-
-
-class kvm_cpuid2(Struct):
-    """Followed by `nent` kvm_cpuid_entry2."""
-
-    nent: u32
-    padding: u32
-
-
 class kvm_vcpu_events_exception(Struct):
     """An exception that waits or is being delivered."""
 
