@@ -43,7 +43,6 @@ _IF_FLAG = 13
 _ELEMENT = {1: struct.Struct("<B"), 2: struct.Struct("<H"), 4: struct.Struct("<I")}
 
 
-
 class Control(Protocol):
     """What a vCPU asks its machine."""
 

@@ -3,7 +3,7 @@
 Spec: KVM API, KVM_SET_CPUID2; layouts from `<asm/kvm.h>`.
 """
 
-from kvm_bindings.structs.base import Annotated, Array, Struct, u32
+from kvm_bindings.structs.base import Annotated, Array, Struct, c_uint32, u32
 
 
 class kvm_cpuid_entry2(Struct):
