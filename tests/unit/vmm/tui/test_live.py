@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from devices.uart16550 import Uart16550
-from kvm_bindings.structs.cpu import kvm_regs, kvm_sregs
+from kvm_bindings.structs import kvm_regs, kvm_sregs
 from vmm.control.protocol import ControlError, to_text
 from vmm.errors import VmmError
 from vmm.trace.tables import table_to_data
