@@ -191,6 +191,43 @@ def test_a_paused_guest_goes_exit_by_exit(start, loop):
 
 
 @pytest.mark.command
+def test_stops_are_met_set_and_removed(start):
+    terminal = start("run", "--tui", "payload:serial_echo", "--stop-at", "reg=com1.THR=0x48")
+    terminal.until("echo, q quits")
+    terminal.type("5")
+    terminal.until("keys go to the guest")
+    terminal.type("h")
+    terminal.until("paused", "stopped at reg=com1.THR=0x48: vCPU 0, IO out 0x3f8 1b 0x48 'H' com1")
+    terminal.type(b"\x01")
+    terminal.until(gone="keys go to the guest")
+    terminal.type("b")
+    terminal.until("it stands at reg=com1.THR=0x48", "1  reg=com1.THR=0x48  met once")
+    terminal.type("reg=com1.NO\r")
+    terminal.until("com1 has no register NO; it has ")
+    terminal.type(b"\x15")  # Ctrl-U: the line away
+    terminal.until("port=0x80,write")
+    terminal.type("reg=com1.RBR=0x6c\r")
+    terminal.until("2  reg=com1.RBR=0x6c  not met yet")
+    terminal.type(b"\x1b[3~")  # Delete: the first
+    terminal.until(gone="1  reg=com1.THR=0x48")
+    terminal.type(b"\x1b")
+    terminal.until(gone="Del removes")
+    terminal.type(" ")
+    terminal.until("running")
+    terminal.type("5")
+    terminal.until("keys go to the guest")
+    terminal.type("hel")
+    terminal.until("paused", "stopped at reg=com1.RBR=0x6c: vCPU 0, IO in 0x3f8")
+    terminal.type(b"\x01")
+    terminal.until(gone="keys go to the guest")
+    terminal.type("q")
+    terminal.until("The guest still runs.")
+    terminal.type("e")
+    assert terminal.ends() == 130
+    assert terminal.restored
+
+
+@pytest.mark.command
 def test_a_recording_is_saved_and_shown_at_any_moment(start, loop, tmp_path):
     folder = tmp_path / "kept"
     folder.mkdir()

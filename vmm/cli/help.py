@@ -139,10 +139,13 @@ WHICH_MACHINE = "as 'vmm ps' lists it; may be left out where only one runs"
 
 WHAT_TO_WATCH = "a machine as 'vmm ps' lists it (the only one, if left out), or a recording"
 
+TOP_SYMBOLS = "names for the guest's addresses (ELF, System.map, nm), for the machine as well"
+
 TOP_DESCRIPTION = """\
 Watch a machine that runs: its exits by reason and by device with their times, a log of them in
 words, registers, the kernel's counters, and the guest's console, which can be typed into. It can
-be paused and stepped. With a recording it is the same screen, at any moment of it.
+be paused and stepped, and stopped where a condition is met. With a recording it is the same
+screen, at any moment of it.
 
 Keys are shown in the last line, and all of them by '?'. To leave does nothing to the machine.
 """
@@ -152,6 +155,7 @@ examples:
   vmm top                    the machine that runs
   vmm top boot-1234          one of several
   vmm top run.vtrace         a recording
+  vmm top --symbols System.map
   vmm run --tui disk.img     a machine with its screen, in one terminal
 """
 

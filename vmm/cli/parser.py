@@ -156,6 +156,7 @@ def _add_top(commands: argparse._SubParsersAction[_Parser]) -> None:
         *(texts.TOP_DESCRIPTION, texts.TOP_EPILOG),
     )
     top.add_argument("what", metavar="NAME|FILE", nargs="?", help=texts.WHAT_TO_WATCH)
+    top.add_argument("--symbols", metavar="FILE", help=texts.TOP_SYMBOLS)
     # The screen of `vmm run --tui`, which may end the guest.
     top.add_argument("--owner", action="store_true", help=argparse.SUPPRESS)
 

@@ -57,12 +57,14 @@ def run_with_screen(session: Session, name: str) -> Watched:
     if not (os.isatty(0) and os.isatty(1)):
         raise ConfigError("--tui needs a terminal; without one use 'vmm top' from another")
     screen = _Screen(session.machine, name)
+    session.machine.onlookers.add(screen)
     try:
         result = session.run_unseen()
         left = screen.left and result.reason == "stopped"
         if not left:
             screen.wait()  # it shows how the run ended
     finally:
+        session.machine.onlookers.discard(screen)
         screen.close()
     if screen.said:
         say(screen.said)

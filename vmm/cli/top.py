@@ -19,5 +19,5 @@ def top(options: Options) -> int:
     """
     from vmm.tui.main import open_source, show
 
-    answer = show(open_source(options.what), owner=options.owner)
+    answer = show(open_source(options.what, options.symbols), owner=options.owner)
     return END_STATUS if answer == "end" else int(ExitStatus.OK)

@@ -22,6 +22,7 @@ from vmm.tui.marks import Mark, difference
 from vmm.tui.panes.lines import Lines
 from vmm.tui.panes.typed import TypedPane
 from vmm.tui.source import Source
+from vmm.tui.stops import Stops
 from vmm.tui.timeline import Timeline
 
 __all__ = ["DETACH", "END", "ScreenApp"]
@@ -47,6 +48,7 @@ class ScreenApp(PanesApp, inherit_bindings=False):
         Binding("space", "pause", show=False),
         Binding("s", "step('step_exit')", show=False),
         Binding("i", "step('step')", show=False),
+        Binding("b", "stops", show=False),
         Binding("S", "save", show=False),
         Binding("x", "explain", show=False),
         Binding("w", "widen", show=False),
@@ -79,6 +81,7 @@ class ScreenApp(PanesApp, inherit_bindings=False):
         self._asked = ""
         self._mark: Mark | None = None
         self._said_until = 0
+        self._stands_at = ""
 
     def ticked(self) -> None:
         """Play on, take a message away, tell of the end."""
@@ -87,6 +90,7 @@ class ScreenApp(PanesApp, inherit_bindings=False):
         if self._said_until and self.ticks >= self._said_until:
             self._said_until = 0
             self.footer.say("")
+        self._tell_stop()
         if self.source.explanation and self.source.live and not self._explained:
             self._explained = True
             self.refresh_all()
@@ -100,7 +104,7 @@ class ScreenApp(PanesApp, inherit_bindings=False):
             paused = self.source.status.phase == "paused"
             keys = [("?", "help", "help"), ("space", "resume" if paused else "pause", "pause"),
                     ("s", "step exit", "step('step_exit')"),
-                    ("i", "step instr.", "step('step')")]  # fmt: skip
+                    ("i", "step instr.", "step('step')"), ("b", "stops", "stops")]  # fmt: skip
             if self.source.explanation:
                 keys = [("?", "help", "help"), ("x", "why it ended", "explain")]
         else:
@@ -134,6 +138,22 @@ class ScreenApp(PanesApp, inherit_bindings=False):
             self._do(command)
         else:
             self.action_seek_exit(1)
+
+    def action_stops(self) -> None:
+        """Show the stops, to set and to remove some."""
+        if self.source.live:
+            self.push_screen(Stops(self.source))
+        else:
+            self.say("this is a recording")
+
+    def _tell_stop(self) -> None:
+        """Say where the guest was stopped, until a key is pressed."""
+        status = self.source.status
+        where = status.note if status.phase == "paused" else ""
+        if where != self._stands_at:
+            self._stands_at = where
+            self.footer.say(f"stopped at {where}" if where else "")
+            self._said_until = 0
 
     def action_save(self) -> None:
         """Save a recording."""
@@ -323,9 +343,13 @@ class ScreenApp(PanesApp, inherit_bindings=False):
         self.action_pane(self._left_console or "console")
 
     async def on_event(self, event: events.Event) -> None:
-        """A key other than Ctrl-A after the console was left is not for the guest."""
-        if isinstance(event, events.Key) and event.key != "ctrl+a":
-            self._left_console = ""
+        """A key other than Ctrl-A after the console was left is not for the guest, and any key
+        takes away where the guest was stopped."""
+        if isinstance(event, events.Key):
+            if event.key != "ctrl+a":
+                self._left_console = ""
+            if self._stands_at and not self._said_until:
+                self.footer.say("")
         await super().on_event(event)
 
     # -- time -------------------------------------------------------------------------------

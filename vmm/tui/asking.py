@@ -10,7 +10,7 @@ from typing import Any
 from vmm.control.client import Client
 from vmm.control.protocol import ControlError
 
-__all__ = ["Asker"]
+__all__ = ["Asker", "said"]
 
 
 class Asker:
@@ -57,3 +57,24 @@ class Asker:
                 future.set_exception(ControlError(f"{self._client.name} is gone: {error}"))
             else:
                 future.set_result(result)
+
+
+def said(command: str, answer: dict[str, Any]) -> str:
+    """What a command has done, in a line."""
+    if command == "pause":
+        return "paused: s runs to the next exit, i one instruction, space goes on"
+    if command == "resume":
+        return "it runs"
+    if command == "step_exit":
+        return "stands behind the next exit" if answer.get("stepped") else "no exit came in time"
+    if command == "step":
+        return "one instruction done"
+    if command == "save":
+        return f"saved: {answer.get('path')}"
+    if command == "stop_at":
+        return f"stop {answer.get('number')} is set"
+    if command == "remove_stop":
+        return f"no stop at {answer.get('condition')} any more"
+    if command == "mark":
+        return f"mark {answer.get('mark')}"
+    return command

@@ -59,7 +59,7 @@ class StatusBar(Widget):
         if s.note:
             left.append((f"  {s.note}", look.WARN))
         right: list[tuple[str, Style]] = [
-            ("up ", look.DIM),
+            (" up ", look.DIM),
             (duration(s.uptime_ns) + "  ", look.PLAIN),
             (count(s.exits), look.STRONG),
             (" exits  ", look.DIM),
@@ -67,7 +67,7 @@ class StatusBar(Widget):
             ("/s ", look.DIM),
         ]
         if s.backend and width >= 100:
-            right.insert(0, (f"{s.backend}  ", look.DIM))
+            right.insert(0, (f" {s.backend} ", look.DIM))
         used = sum(len(text) for text, _ in right)
         head = Strip([Segment(*part) for part in left]).adjust_cell_length(max(width - used, 0))
         strip = Strip.join([head, Strip([Segment(*part) for part in right])])

@@ -12,6 +12,7 @@ _MACHINE = (
     ("space", "pause the guest; resume it"),
     ("s", "run to the next exit, and stand still there"),
     ("i", "run one instruction"),
+    ("b", "stops: pause the guest where a condition is met, as rip=main or port=0x80"),
     ("S", "save a recording of the last exits to a file"),
     ("x", "how the run ended, explained (when it has)"),
 )

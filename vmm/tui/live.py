@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,19 @@ from vmm.symbols import Symbols
 from vmm.trace.devicemap import DeviceMap
 from vmm.trace.reader import LiveTrace
 from vmm.trace.records import DTYPE, Records, data_of, exits_in
-from vmm.tui.asking import Asker
+from vmm.tui.asking import Asker, said
 from vmm.tui.decoding import entry_of, section_of
-from vmm.tui.source import Activity, Counter, CpuView, Entry, Page, Section, Span, Status
+from vmm.tui.source import (
+    Activity,
+    Counter,
+    CpuView,
+    Entry,
+    Page,
+    Section,
+    Span,
+    Status,
+    Stopping,
+)
 from vmm.tui.stand import GuestReader, cpu_view, sections_of, state_of
 from vmm.tui.tally import Tally
 
@@ -46,9 +56,10 @@ class LiveSource:
 
     Args:
         client: connected to it; is closed with this.
+        symbols: a file that the machine is to take names for addresses from.
 
     Raises:
-        ControlError: it goes away, or notes nothing.
+        ControlError: it goes away, or notes nothing, or finds no symbols in the file.
         TraceError: its trace cannot be read.
     """
 
@@ -56,8 +67,10 @@ class LiveSource:
     restarted = False
     span: Span | None = None
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, symbols: str | None = None) -> None:
         info = client.call("info")
+        client.call("attend")
+        names = client.call("symbols", path=None if symbols is None else os.path.abspath(symbols))
         fd = client.trace_fd()
         try:
             self._trace = LiveTrace.from_fd(fd, client.name)
@@ -77,7 +90,6 @@ class LiveSource:
         self._output_end = 0
         self._before: tuple[float, dict[str, int]] = (0.0, {})
         self._symbols: Symbols | None = None
-        self._image = str(info.get("image", ""))
         self.records = np.empty(0, DTYPE)
         self.cpus: Sequence[CpuView] = ()
         self.counters: Sequence[Counter] = ()
@@ -85,7 +97,8 @@ class LiveSource:
         self.explanation = ""
         self.status = Status(client.name)
         self._take_info(info)
-        threading.Thread(target=self._load_symbols, daemon=True).start()
+        if names["path"]:
+            threading.Thread(target=self._load_symbols, kwargs=names, daemon=True).start()
 
     # -- what is shown ------------------------------------------------------------------------
 
@@ -172,6 +185,19 @@ class LiveSource:
         if command in ("step", "step_exit"):
             return self._step(command)
         return self._told(self._asker.ask(command, **arguments), command)
+
+    def stops(self) -> Future[Sequence[Stopping]]:
+        """Where the guest is stopped."""
+        told: Future[Sequence[Stopping]] = Future()
+
+        def done(answer: Future[dict[str, Any]]) -> None:
+            try:
+                told.set_result([Stopping(**stop) for stop in answer.result()["stops"]])
+            except Exception as error:
+                told.set_exception(error)
+
+        self._asker.ask("stops").add_done_callback(done)
+        return told
 
     def type(self, data: bytes) -> None:
         """Give the guest input."""
@@ -331,12 +357,9 @@ class LiveSource:
     def _name_of(self, rip: int) -> str:
         return "" if self._symbols is None else self._symbols.at(rip) or ""
 
-    def _load_symbols(self) -> None:
-        if Path(self._image).is_file():
-            try:
-                self._symbols = Symbols.load(self._image)
-            except VmmError:
-                return  # an image without symbols
+    def _load_symbols(self, path: str, bias: int) -> None:
+        with suppress(VmmError):  # an image without symbols
+            self._symbols = Symbols.load(path, bias=bias)
 
     # -- inside: commands ---------------------------------------------------------------------
 
@@ -351,7 +374,7 @@ class LiveSource:
         def done(answer: Future[dict[str, Any]]) -> None:
             self._due.clear()
             try:
-                told.set_result(_say(command, answer.result()))
+                told.set_result(said(command, answer.result()))
             except Exception as error:
                 told.set_exception(error)
 
@@ -365,19 +388,3 @@ class LiveSource:
 
         info.add_done_callback(both)
         return told
-
-
-def _say(command: str, answer: dict[str, Any]) -> str:
-    if command == "pause":
-        return "paused: s runs to the next exit, i one instruction, space goes on"
-    if command == "resume":
-        return "it runs"
-    if command == "step_exit":
-        return "stands behind the next exit" if answer.get("stepped") else "no exit came in time"
-    if command == "step":
-        return "one instruction done"
-    if command == "save":
-        return f"saved: {answer.get('path')}"
-    if command == "mark":
-        return f"mark {answer.get('mark')}"
-    return command

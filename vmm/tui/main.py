@@ -19,21 +19,27 @@ class ScreenFault(VmmError):
     """The screen itself failed. The guest does not notice."""
 
 
-def open_source(what: str | None) -> Source:
+def open_source(what: str | None, symbols: str | None = None) -> Source:
     """Open what `vmm top` was given: a machine's name, a recording's file, or nothing.
+
+    Args:
+        what: the name or the file.
+        symbols: a file with names for a machine's addresses.
 
     Raises:
         VmmError: there is no such thing.
     """
     if what is not None and ("/" in what or what.endswith(".vtrace") or os.path.isfile(what)):
+        from vmm.symbols import Symbols
         from vmm.trace.reader import load
         from vmm.tui.recording import RecordingSource
 
-        return RecordingSource(load(what), os.path.basename(what))
+        names = None if symbols is None else Symbols.load(symbols)
+        return RecordingSource(load(what), os.path.basename(what), names)
     from vmm.control.client import Client
     from vmm.tui.live import LiveSource
 
-    return LiveSource(Client.connect(what))
+    return LiveSource(Client.connect(what), symbols)
 
 
 def show(source: Source, *, owner: bool = False) -> str:

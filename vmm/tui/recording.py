@@ -12,10 +12,21 @@ import numpy as np
 from kvm_bindings.constants import KVM_EXIT_IO
 from kvm_bindings.exit_ring import HAS_RIP, WRITE
 from vmm.errors import ConfigError
+from vmm.symbols import Symbols
 from vmm.trace.layout import MARK
 from vmm.trace.reader import TraceFile
 from vmm.tui.decoding import entry_of, section_of
-from vmm.tui.source import Activity, Counter, CpuView, Entry, Page, Section, Span, Status
+from vmm.tui.source import (
+    Activity,
+    Counter,
+    CpuView,
+    Entry,
+    Page,
+    Section,
+    Span,
+    Status,
+    Stopping,
+)
 from vmm.tui.tally import Tally
 
 __all__ = ["RecordingSource", "console_output"]
@@ -37,15 +48,17 @@ class RecordingSource:
     Args:
         trace: the file, loaded.
         name: how it is called.
+        symbols: names for the guest's addresses.
     """
 
     live = False
 
-    def __init__(self, trace: TraceFile, name: str) -> None:
+    def __init__(self, trace: TraceFile, name: str, symbols: Symbols | None = None) -> None:
         self._trace = trace
         self._exits = trace.exits
         self._times = trace.exits["time_ns"]
         self._name = name
+        self._symbols = symbols
         self._begin = trace.begun_ns
         last = int(self._times[-1]) if len(self._times) else trace.begun_ns
         self._end = max(last, trace.begun_ns + 1)
@@ -100,7 +113,7 @@ class RecordingSource:
 
     def entry(self, record: Any) -> Entry:
         """Decode a record for the log."""
-        return entry_of(record, self._trace.devices, self._begin, lambda rip: "")
+        return entry_of(record, self._trace.devices, self._begin, self._name_of)
 
     def detail(self, record: Any) -> Future[Sequence[Section]]:
         """All that the recording knows of an exit."""
@@ -126,6 +139,12 @@ class RecordingSource:
         refused.set_exception(ConfigError("this is a recording"))
         return refused
 
+    def stops(self) -> Future[Sequence[Stopping]]:
+        """A recording does not run."""
+        none: Future[Sequence[Stopping]] = Future()
+        none.set_result(())
+        return none
+
     def type(self, data: bytes) -> None:
         """Nobody reads it."""
 
@@ -144,6 +163,9 @@ class RecordingSource:
         """Nothing is open."""
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _name_of(self, rip: int) -> str:
+        return "" if self._symbols is None else self._symbols.at(rip) or ""
 
     def _go(self, at: int, now_ns: int) -> None:
         self.restarted = at < self._at

@@ -27,6 +27,7 @@ __all__ = [
     "Span",
     "Spread",
     "Status",
+    "Stopping",
 ]
 
 
@@ -129,6 +130,16 @@ class CpuView:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping:
+    """A condition at which the guest is stopped."""
+
+    number: int
+    condition: str
+    stopped: int = 0
+    """How often it was."""
+
+
+@dataclass(frozen=True, slots=True)
 class Counter:
     """One of the kernel's counters."""
 
@@ -219,10 +230,14 @@ class Source(Protocol):
         """All that can be found out about one of `records`."""
 
     def do(self, command: str, **arguments: Any) -> Future[str]:
-        """Carry out pause, resume, step_exit, step, mark, save, stop; the answer is a line.
+        """Carry out pause, resume, step_exit, step, mark, save, stop, stop_at, remove_stop; the
+        answer is a line.
 
         The future raises VmmError where it cannot be done.
         """
+
+    def stops(self) -> Future[Sequence[Stopping]]:
+        """Where the guest is stopped."""
 
     def type(self, data: bytes) -> None:
         """Give the guest input."""

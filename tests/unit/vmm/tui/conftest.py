@@ -20,6 +20,7 @@ from vmm.tui.source import (
     Section,
     Spread,
     Status,
+    Stopping,
 )
 
 RECORD = np.dtype(
@@ -121,6 +122,7 @@ class FakeSource:
         self.sought: list[int] = []
         self.steps: list[int] = []
         self.counted = {"exits: IO": 1000.0}
+        self.stopping: list[Stopping] = []
 
     def poll(self) -> None:
         self.polls += 1
@@ -162,12 +164,20 @@ class FakeSource:
             future: Future[str] = Future()
             future.set_exception(ConfigError(self.refuses))
             return future
+        if command == "stop_at":
+            number = len(self.stopping) + 1
+            self.stopping.append(Stopping(number, arguments["condition"], number - 1))
+        if command == "remove_stop":
+            self.stopping = [s for s in self.stopping if s.number != arguments["number"]]
         phases = {"pause": "paused", "resume": "running"}
         if command in phases:
             before = self.status
             self.status = Status(before.name, phases[command], before.backend, before.uptime_ns,
                                  before.exits, 0.0)  # fmt: skip
         return _ready({"pause": "paused", "resume": "it runs"}.get(command, f"{command} done"))
+
+    def stops(self) -> Future[Any]:
+        return _ready(tuple(self.stopping))
 
     def type(self, data: bytes) -> None:
         self.typed += data

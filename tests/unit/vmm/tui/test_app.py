@@ -315,3 +315,51 @@ def test_keys_of_the_footer_can_be_clicked(drive, source):
 
     drive(source, script)
     assert [name for name, _ in source.done] == ["pause"]
+
+
+def test_stops_are_set_listed_and_removed(drive, source):
+    async def script(app, press):
+        shown = "\n".join(await press("b"))
+        assert "there is none; type a condition" in shown
+        assert "reg=com1.THR=0x41" in shown
+        await press(*"port=0x80", "enter")
+        await press(*"rip=main", "enter")
+        compare("stops", await press())
+        source.refuses = "condition prot=1: 'prot=1' is no term"
+        shown = "\n".join(await press(*"prot=1", "enter"))
+        assert "condition prot=1: 'prot=1' is no term" in shown
+        assert app.screen._entry.value == "prot=1"
+        source.refuses = ""
+        await press("delete")
+        assert [stop.condition for stop in source.stopping] == ["rip=main"]
+        await press("escape")
+        assert len(app.screen_stack) == 1
+
+    drive(source, script)
+    assert [name for name, _ in source.done] == ["stop_at", "stop_at", "stop_at", "remove_stop"]
+
+
+def test_the_last_line_says_where_the_guest_was_stopped(drive, source):
+    async def script(app, press):
+        where = "reg=com1.THR=0x48: vCPU 0, IO out 0x3f8"
+        source.status = Status("tiny", "paused", note=where)
+        await app.pilot.pause(0.3)
+        assert (await press())[-1] == f" stopped at {where}"
+        assert f"it stands at {where}" in "\n".join(await press("b"))
+        await press("escape")
+        assert app.footer.message == ""
+        source.status = Status("tiny", "running")
+        await app.pilot.pause(0.3)
+        source.status = Status("tiny", "paused", note="exits=9: vCPU 0, HLT")
+        await app.pilot.pause(0.3)
+        assert app.footer.message == "stopped at exits=9: vCPU 0, HLT"
+
+    drive(source, script)
+
+
+def test_a_recording_is_stopped_nowhere(drive, recording):
+    async def script(app, press):
+        await press("b")
+        assert app.footer.message == "this is a recording"
+
+    drive(recording, script)

@@ -16,6 +16,7 @@ from vmm.errors import VmmError
 from vmm.trace.tables import table_to_data
 from vmm.trace.trace import Trace
 from vmm.tui.live import LiveSource
+from vmm.tui.source import Stopping
 
 IO, EXIT, WRITE = 2, 1, 1
 PATIENCE_S = 20.0
@@ -59,6 +60,20 @@ class FakeClient:
 
     def op_info(self) -> dict[str, Any]:
         return {"phase": self.phase, "backend": "kvm_amd", "held_by": "", "image": "payload:x"}
+
+    def op_attend(self) -> dict[str, Any]:
+        return {}
+
+    def op_symbols(self, path: str | None) -> dict[str, Any]:
+        return {"path": path or "", "bias": 0x1000}
+
+    def op_stops(self) -> dict[str, Any]:
+        return {"stops": [{"number": 3, "condition": "exits=9", "stopped": 2}]}
+
+    def op_stop_at(self, condition: str) -> dict[str, Any]:
+        if condition == "no":
+            raise ControlError("condition no: it is none")
+        return {"number": 3}
 
     def op_description(self) -> dict[str, Any]:
         registers = table_to_data(Uart16550.registers)
@@ -161,7 +176,7 @@ def test_only_what_is_looked_at_is_asked_for(source, client):
         source.poll()
         time.sleep(0.02)
     asked = {op for op, _ in client.calls}
-    assert asked <= {"info", "description", "explanation"}
+    assert asked <= {"info", "attend", "symbols", "description", "explanation"}
 
 
 def test_the_console_comes_once(source, client):
@@ -255,3 +270,21 @@ def test_a_machine_that_goes_away_is_gone(source, client):
 def test_input_goes_to_the_guest(source, client):
     source.type(b"ls\r")
     until(source, lambda: ("input", {"data": to_text(b"ls\r")}) in client.calls)
+
+
+def test_stops_are_set_and_listed(source, client):
+    assert source.do("stop_at", condition="exits=9").result(PATIENCE_S) == "stop 3 is set"
+    with pytest.raises(ControlError, match="condition no: it is none"):
+        source.do("stop_at", condition="no").result(PATIENCE_S)
+    assert source.stops().result(PATIENCE_S) == [Stopping(3, "exits=9", 2)]
+
+
+def test_names_come_from_the_file_that_the_machine_has(client, tmp_path):
+    names = tmp_path / "names.map"
+    names.write_text("6c00 T start\n")
+    made = LiveSource(client, str(names))
+    assert ("symbols", {"path": str(names)}) in client.calls
+    made.want(frozenset({"cpus"}))
+    until(made, lambda: made.cpus and made.cpus[0].location)
+    assert made.cpus[0].location == "start+0x2"  # the machine has moved its image by 0x1000
+    made.close()
