@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     from vmm.machine import Machine
     from vmm.vcpu import Vcpu
 
-__all__ = ["Autopsy", "autopsy"]
+__all__ = ["Autopsy"]
 
 _LAST_EXITS = 64
-_EXPLAINED = frozenset({"shutdown", "fail_entry", "internal_error", "timeout"})
 
 
 class Autopsy:
@@ -180,10 +179,3 @@ class Autopsy:
                 times = "once" if count == 1 else f"{count} times"
                 notes.append(f"{bus.name} {address:#x}, which no device claims, was {verb} {times}")
         return notes
-
-
-def autopsy(machine: Machine, ending: Ending, exits: int, seconds: float) -> Autopsy | None:
-    """Collect what is known, if the ending is one that wants explaining."""
-    if ending.reason not in _EXPLAINED:
-        return None
-    return Autopsy(machine, ending, exits, seconds)

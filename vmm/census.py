@@ -6,10 +6,9 @@ at one time: each comes out of the guest, says whether it sleeps, and waits for 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from vmm.endings import Ending
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.gate import Gate
     from vmm.run_state import RunState

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from vmm.errors import LifecycleError
 from vmm.lifecycle import Phase
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.endings import Ending
     from vmm.run_state import RunState

@@ -20,7 +20,7 @@ from vmm.layout import MemoryLayout
 from vmm.loader.apply import start_registers
 from vmm.loader.plan import Start
 from vmm.memory import GuestMemory, Region
-from vmm.vcpu import Control, Vcpu
+from vmm.vcpu import Vcpu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vmm.cpustate import CpuState
     from vmm.last_seen import LastSeen
     from vmm.trace.trace import Trace
+    from vmm.vcpu import Control
 
 __all__ = ["Hardware"]
 

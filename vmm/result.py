@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from vmm.autopsy import Autopsy
     from vmm.reasons import Reason
 
-__all__ = ["DEATHS", "RunResult"]
+__all__ = ["DEATHS", "EXPLAINED", "RunResult"]
 
 DEATHS: frozenset[str] = frozenset({"shutdown", "internal_error", "fail_entry"})
 """The reasons that mean that the guest died."""
+
+EXPLAINED = DEATHS | {"timeout"}
+"""The reasons of which a result has an autopsy."""
 
 _STATUS: dict[str, ExitStatus] = {
     "timeout": ExitStatus.TIMEOUT,

@@ -12,7 +12,6 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from vmm.census import Census
 from vmm.endings import Ending
@@ -21,6 +20,7 @@ from vmm.gate import Gate
 from vmm.run_state import RunState
 from vmm.vcpu import Vcpu
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.exits import Exit
 

@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from kvm_bindings import signals
 from vmm.endings import Ending
 from vmm.errors import LifecycleError
 from vmm.lifecycle import Lifecycle, Phase
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.vcpu import Vcpu
 
@@ -26,6 +26,7 @@ __all__ = ["RunState"]
 
 _HEARTBEAT_NS = 50_000_000
 _FOREVER_S = 1e9
+_NO_VCPU = 0xFF  # vmm.trace.journal, which is not imported where no journal is kept
 
 
 class RunState:
@@ -43,6 +44,7 @@ class RunState:
         self._fault: BaseException | None = None
         self._interrupted_by_user = False
         self._deadline_ns: int | None = None
+        self._began_ns = self._exits_before = 0
 
     # -- the beginning and the end --------------------------------------------------------
 
@@ -58,9 +60,10 @@ class RunState:
         self.busy = True
         self.ending = self._fault = None
         self._interrupted_by_user = False
+        self._began_ns, self._exits_before = time.monotonic_ns(), self.exits
         self._deadline_ns = None
         if timeout is not None:
-            self._deadline_ns = time.monotonic_ns() + int(min(timeout, _FOREVER_S) * 1e9)
+            self._deadline_ns = self._began_ns + int(min(timeout, _FOREVER_S) * 1e9)
 
     def end(self, ending: Ending) -> None:
         """End the run, if nothing has ended it yet. From any thread, also out of a device."""
@@ -142,7 +145,19 @@ class RunState:
         """The exits of all vCPUs since the machine was made."""
         return sum(vcpu.exits for vcpu in self.vcpus)
 
-    # -- the deadline ---------------------------------------------------------------------
+    @property
+    def exits_of_run(self) -> int:
+        """The exits of all vCPUs in the last run, or so far in the one in progress."""
+        return self.exits - self._exits_before
+
+    def current_exit(self) -> tuple[int, int]:
+        """The number of the exit that is being handled on the calling thread, and its vCPU."""
+        for vcpu in self.vcpus:
+            if vcpu.on_this_thread and vcpu.ring is not None:
+                return vcpu.ring.exits, vcpu.index
+        return 0, _NO_VCPU
+
+    # -- the time ------------------------------------------------------------------------
 
     @contextmanager
     def heartbeat(self) -> Iterator[None]:
@@ -154,6 +169,11 @@ class RunState:
         with signals.Heartbeat() as heartbeat:
             heartbeat.start(first, _HEARTBEAT_NS)
             yield
+
+    @property
+    def seconds(self) -> float:
+        """How long ago the last run began."""
+        return (time.monotonic_ns() - self._began_ns) / 1e9
 
     def timed_out(self) -> bool:
         """Whether the deadline has come."""

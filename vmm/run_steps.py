@@ -9,11 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterator
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
 
 from vmm.endings import Ending
 from vmm.exits import Exit
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.run import RunControl
     from vmm.vcpu import Vcpu

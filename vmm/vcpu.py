@@ -19,7 +19,6 @@ import threading
 from collections.abc import Callable
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
 
 import kvm_bindings
 from kvm_bindings import constants as c
@@ -32,27 +31,30 @@ from vmm.exit_io import DATA_OFFSET, IO_WORD, ONES, ExitIo
 from vmm.exits import STATE_INCONSISTENT, Exit
 from vmm.registers import RegisterView
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from vmm.guest_debug import GuestDebug
 
-__all__ = ["Control", "Vcpu"]
+    class Control(Protocol):
+        """What a vCPU asks its machine."""
+
+        def interrupted(self, vcpu: Vcpu) -> bool:
+            """KVM_RUN was interrupted; say whether to leave the loop. May wait while paused."""
+            ...
+
+        def device_failed(self, vcpu: Vcpu, fault: DeviceFault) -> FaultChoice:
+            """A device raised at an access that is still pending; say what becomes of it."""
+            ...
+
+
+__all__ = ["Vcpu"]
 
 # struct kvm_run (Spec: KVM API, "The kvm_run structure").
 _IMMEDIATE_EXIT = 1
 _IF_FLAG = 13
 _ELEMENT = {1: struct.Struct("<B"), 2: struct.Struct("<H"), 4: struct.Struct("<I")}
-
-
-class Control(Protocol):
-    """What a vCPU asks its machine."""
-
-    def interrupted(self, vcpu: Vcpu) -> bool:
-        """KVM_RUN was interrupted; say whether to leave the loop. May wait while paused."""
-        ...
-
-    def device_failed(self, vcpu: Vcpu, fault: DeviceFault) -> FaultChoice:
-        """A device raised at an access that is still pending; say what becomes of it."""
-        ...
 
 
 class Vcpu:

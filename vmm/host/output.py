@@ -11,7 +11,9 @@ import select
 import threading
 from collections.abc import Callable
 
-from vmm.host.events import HostEvents
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.host.events import HostEvents
 
 __all__ = ["OutputBuffer"]
 

@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from vmm.host.console import Console
-from vmm.host.events import HostEvents
 from vmm.host.input import EscapeKeys, InputPump
 from vmm.host.output import OutputBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from vmm.host.events import HostEvents
 
 __all__ = ["HELP", "Terminal"]
 
