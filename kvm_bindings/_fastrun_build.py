@@ -29,6 +29,7 @@ _STRUCT = """
 ffibuilder.cdef(
     _STRUCT
     + """
+    static const int GLASSVM_RUNNER;
     int glassvm_enter(struct glassvm_vcpu *vcpu);
     void glassvm_finish(struct glassvm_vcpu *vcpu);
     """
@@ -46,6 +47,8 @@ ffibuilder.set_source(
     """
     + _STRUCT
     + """
+    static const int GLASSVM_RUNNER = 2;    /* kvm_bindings.runner.VERSION */
+
     struct record {
         uint64_t time_ns, guest_ns, address, value, rip;
         uint32_t handler_ns, count, sequence, reason;

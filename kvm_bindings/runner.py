@@ -40,6 +40,10 @@ __all__ = ["UNLIMITED", "CompiledRunner", "CtypesRunner", "Runner", "make_runner
 _EXIT_REASON_WORD = 2
 """kvm_run.exit_reason is at byte 8."""
 
+VERSION = 2
+"""Of what the compiled runner takes and does. Rises with each change of `_fastrun_build.py`, so
+that one which was built before it is left alone."""
+
 UNLIMITED = (1 << 64) - 1
 
 
@@ -153,9 +157,10 @@ def _address(memory: memoryview) -> int:
 @cache
 def _import_fastrun() -> Any:
     try:
-        return importlib.import_module("kvm_bindings._fastrun")
+        found = importlib.import_module("kvm_bindings._fastrun")
     except ImportError:
         return None
+    return found if getattr(found.lib, "GLASSVM_RUNNER", 0) == VERSION else None
 
 
 def _compiled() -> Any:

@@ -9,10 +9,10 @@ own leaves in the kernel's "KVM CPUID bits".
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Iterable
 from functools import cache
 
-from devices.records import Record
 from vmm.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -26,14 +26,10 @@ else:
 __all__ = ["DEPENDENTS", "FEATURES", "Feature", "dependents_of", "find_feature"]
 
 
-class Feature(Record):
+class Feature(namedtuple("Feature", "name function index register bit")):
     """Bit `bit` of `register` in leaf `function`, subleaf `index`."""
 
-    name: str
-    function: int
-    index: int
-    register: Register
-    bit: int
+    __slots__ = ()
 
 
 _WORDS: tuple[tuple[int, int, Register, str], ...] = (

@@ -10,11 +10,13 @@ Registers"; 8259A data sheet, "Operation Control Words".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from kvm_bindings import constants as c
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     import kvm_bindings
 
 __all__ = ["Interrupts", "irq_name"]

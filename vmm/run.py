@@ -9,7 +9,6 @@ times a second) by which deadlines and processors that sleep for good (`vmm.cens
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 
@@ -22,6 +21,8 @@ from vmm.vcpu import Vcpu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from weakref import ref
+
     from vmm.exits import Exit
 
     StepOne = Callable[[Vcpu], tuple[Exit | None, Ending | None]]
@@ -46,7 +47,7 @@ class RunControl:
         self._census = Census(self.state, self.gate)
         self._alone = False
         """One vCPU makes a step while the others stand still."""
-        self._steps: weakref.ref[Generator[Exit | Ending, None, None]] | None = None
+        self._steps: ref[Generator[Exit | Ending, None, None]] | None = None
 
     # -- from any thread ------------------------------------------------------------------
 
@@ -163,7 +164,9 @@ class RunControl:
 
         made = run_by_exits(self, timeout, max_exits)
         # Weak: an iteration that nobody holds any more must end.
-        self._steps = weakref.ref(made)
+        from weakref import ref
+
+        self._steps = ref(made)
         return made
 
     def one_instruction(self, vcpu: Vcpu, step_one: StepOne) -> tuple[Exit | None, Ending | None]:

@@ -66,7 +66,7 @@ def serve(machine: Machine, image: str, name: str | None, *, at_once: bool = Fal
 
 
 def _usual_name(image: str) -> str:
-    import re
-
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(image).removeprefix("payload:"))
-    return f"{stem.strip('.-_')[:48] or 'vm'}-{os.getpid()}"
+    stem = os.path.basename(image).removeprefix("payload:")
+    kept = (c if c.isascii() and (c.isalnum() or c in "._-") else " " for c in stem)
+    plain = "-".join("".join(kept).split()).strip(".-_")
+    return f"{plain[:48] or 'vm'}-{os.getpid()}"

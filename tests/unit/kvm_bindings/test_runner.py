@@ -3,6 +3,9 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,3 +50,22 @@ def test_a_disarmed_runner_touches_neither_descriptor_nor_page(kind: str) -> Non
     page.close()  # refused while the runner holds it
     assert made.enter() == -errno.EBADF
     os.close(fd)
+
+
+def test_a_runner_that_was_compiled_from_another_version_is_left_alone(monkeypatch) -> None:
+    old = SimpleNamespace(lib=SimpleNamespace(GLASSVM_RUNNER=runner.VERSION - 1))
+    monkeypatch.setitem(sys.modules, "kvm_bindings._fastrun", old)
+    monkeypatch.delenv("GLASSVM_RUNNER", raising=False)
+    runner._import_fastrun.cache_clear()
+    try:
+        assert runner.runner_kind() == "ctypes"
+        old.lib.GLASSVM_RUNNER = runner.VERSION
+        runner._import_fastrun.cache_clear()
+        assert runner.runner_kind() == "compiled"
+    finally:
+        runner._import_fastrun.cache_clear()
+
+
+def test_the_version_that_is_compiled_is_the_one_that_is_asked_for() -> None:
+    source = Path(runner.__file__).with_name("_fastrun_build.py").read_text()
+    assert f"GLASSVM_RUNNER = {runner.VERSION};" in source
