@@ -230,7 +230,7 @@ class Machine:
 
     @property
     def last_result(self) -> RunResult | None:
-        """How the last run ended."""
+        """How the last run ended; None while there is one."""
         return self._runs.last
 
     @property
@@ -346,20 +346,23 @@ class Machine:
             raise ConfigError(f"mode {mode!r}: choose real, protected, long or reset")
         self._start(Start(mode, entry, cpl))
 
-    def run(self, timeout: float | None = 60.0, max_exits: int | None = None) -> RunResult:
+    def run(
+        self, timeout: float | None = 60.0, max_exits: int | None = None, *, held: bool = False
+    ) -> RunResult:
         """Run the guest until it ends or a bound is reached; a run can be followed by another.
 
         Args:
             timeout: seconds; None for no bound.
             max_exits: exits, over all vCPUs; None for no bound. A run on several vCPUs may take
                 a few more, one a vCPU at most.
+            held: begin the run paused; `resume`, from another thread, lets it go.
 
         Raises:
             DeviceFault: a device model or a function of yours raised.
             KeyboardInterrupt: Ctrl-C; the machine is paused and can run on.
         """
         self._open()
-        return self._runs.run(timeout, max_exits)
+        return self._runs.run(timeout, max_exits, held=held)
 
     def exits(self, timeout: float | None = 60.0, max_exits: int | None = None) -> Iterator[Exit]:
         """Run the guest and iterate over its exits, each after it was handled.

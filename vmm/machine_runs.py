@@ -36,17 +36,17 @@ class MachineRuns:
 
     def __init__(self, machine: Machine, control: RunControl, backplane: Backplane) -> None:
         self.last: RunResult | None = None
-        """How the last run ended."""
+        """How the last run ended; None while there is one."""
         self._machine = machine
         self._trace = machine.trace
         self._control = control
         self._backplane = backplane
 
-    def run(self, timeout: float | None, max_exits: int | None) -> RunResult:
+    def run(self, timeout: float | None, max_exits: int | None, *, held: bool = False) -> RunResult:
         """Run the guest until it ends or a bound is reached (`Machine.run`)."""
         self._prepare(timeout, max_exits)
         try:
-            ending = self._control.run(timeout, max_exits)
+            ending = self._control.run(timeout, max_exits, held=held)
         finally:
             self.catch_up()
         return self._came_to(ending)
@@ -54,7 +54,6 @@ class MachineRuns:
     def exits(self, timeout: float | None, max_exits: int | None) -> Iterator[Exit]:
         """Run the guest and iterate over its exits (`Machine.exits`)."""
         self._prepare(timeout, max_exits)
-        self.last = None
         steps = self._control.steps(timeout, max_exits)
         try:
             for event in steps:
@@ -107,6 +106,7 @@ class MachineRuns:
             )
         if self._trace is not None:
             self._trace.describe()
+        self.last = None
 
     def _came_to(self, ending: Ending) -> RunResult:
         self._backplane.flush_journal()

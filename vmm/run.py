@@ -137,14 +137,16 @@ class RunControl:
 
     # -- runs -----------------------------------------------------------------------------
 
-    def run(self, timeout: float | None, max_exits: int | None) -> Ending:
-        """Run all vCPUs until something ends the run.
+    def run(self, timeout: float | None, max_exits: int | None, *, held: bool = False) -> Ending:
+        """Run all vCPUs until something ends the run; `held`: when somebody lets them go.
 
         Raises:
             DeviceFault: a device model raised. The machine is then FAILED.
             KeyboardInterrupt: Ctrl-C on the main thread. The machine is then PAUSED.
         """
         goal = self.begin(timeout, max_exits)
+        if held:
+            self.gate.pause_soon()
         try:
             with self.state.ctrl_c():
                 if len(self.state.vcpus) == 1:

@@ -228,6 +228,57 @@ def test_stops_are_met_set_and_removed(start):
 
 
 @pytest.mark.command
+def test_a_prompt_is_opened_and_the_screen_comes_back(start):
+    terminal = start("run", "--tui", "payload:serial_echo")
+    terminal.until("echo, q quits", "running")
+    terminal.type("f")
+    terminal.until("filter the log")
+    terminal.type("0x3f8 out\r")
+    terminal.until("filter: 0x3f8 out")
+
+    def prompt(line: str, answer: str) -> None:
+        terminal.screen.reset()  # it has no alternate screen that would go away
+        terminal.type("p")
+        terminal.until("Ctrl-D goes back to the screen", ">>>")
+        terminal.type(f"{line}\r")
+        terminal.until(answer)
+
+    prompt("hex(regs.rip // 0x1000), m.phase.value", "('0x7', 'paused')")
+    terminal.screen.reset()
+    terminal.type(b"\x04")
+    terminal.until("filter: 0x3f8 out", "running", "1 exits")
+    # A guest that was held is held when the screen comes back; one that runs has its console.
+    terminal.type(" ")
+    terminal.until("paused")
+    prompt("6 * 111", "666")
+    terminal.screen.reset()
+    terminal.type(b"\x04")
+    terminal.until("filter: 0x3f8 out", "paused", "1 exits")
+    # What ends at the prompt has ended.
+    prompt("cont()", "cont()")
+    terminal.type("q")
+    terminal.until("vmm: the guest ")
+    terminal.type(b"\x04")
+    assert terminal.ends() == 1  # as the guest's own code says
+    assert terminal.restored
+
+
+@pytest.mark.command
+def test_a_death_is_looked_at_from_a_prompt(start):
+    terminal = start("run", "--tui", "payload:triple_fault")
+    terminal.until("how it ended", "triple fault")
+    terminal.type(b"\x1b")
+    terminal.until("died", gone="how it ended")
+    terminal.type("p")
+    terminal.until("Ctrl-D leaves", ">>>")
+    terminal.type("hex(m.last_result.status)\r")
+    terminal.until("'0x6'")
+    terminal.type(b"\x04")
+    assert terminal.ends() == 6
+    assert b"vmm: guest died: triple fault" in terminal.raw
+
+
+@pytest.mark.command
 def test_a_recording_is_saved_and_shown_at_any_moment(start, loop, tmp_path):
     folder = tmp_path / "kept"
     folder.mkdir()

@@ -198,6 +198,24 @@ def test_a_stop_may_pause_instead(loop, background, until):
     assert run.result().reason == "stopped"
 
 
+def test_a_run_may_begin_held(loop, background, until):
+    m, written = loop()
+
+    def begin() -> None:
+        before = len(written)
+        run = background(lambda: m.run(timeout=60, held=True))
+        until(lambda: m.phase is Phase.PAUSED and m.pause(60))
+        assert len(written) == before
+        assert m.last_result is None
+        m.resume()
+        until(lambda: len(written) > before + 10)
+        m.stop()
+        assert run.result().reason == "stopped"
+
+    begin()
+    begin()
+
+
 def test_an_iteration_over_exits_ends_at_a_stop(loop):
     m, _ = loop()
     m.trace.stop_at("port=0x10,value=2")

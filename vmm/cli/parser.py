@@ -157,8 +157,8 @@ def _add_top(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     top.add_argument("what", metavar="NAME|FILE", nargs="?", help=texts.WHAT_TO_WATCH)
     top.add_argument("--symbols", metavar="FILE", help=texts.TOP_SYMBOLS)
-    # The screen of `vmm run --tui`, which may end the guest.
-    top.add_argument("--owner", action="store_true", help=argparse.SUPPRESS)
+    # The screen of `vmm run --tui`, which may end the guest; a descriptor for what it showed.
+    top.add_argument("--owner", metavar="FD", type=int, help=argparse.SUPPRESS)
 
 
 def _add_machines(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -119,8 +119,8 @@ def _play(session: Session, served: Served, options: Options) -> tuple[RunResult
 
         watched = run_with_screen(session, served.name)
         if not watched.left:
-            session.terminal.signal = watched.signal
-            return watched.result, False
+            session.terminal.signal = session.terminal.signal or watched.signal
+            return watched.result, watched.told
     if not options.shell:
         result = session.cont()
         served.linger()

@@ -17,9 +17,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmm.cli.messages import say
-from vmm.cli.top import END_STATUS
+from vmm.cli.top import END_STATUS, PROMPT_STATUS
 from vmm.endings import Ending
 from vmm.errors import ConfigError
+from vmm.lifecycle import Phase
 
 if TYPE_CHECKING:
     from vmm.cli.session import Session
@@ -35,6 +36,7 @@ _PUT_RIGHT = (
     b"\x1b[?1049l\x1b[0m\x1b[?25h\x1b[?7h"
 )
 """What takes a terminal out of every state that the screen may have put it into."""
+_FOR_PROMPT = "for a prompt"
 
 
 class Watched(NamedTuple):
@@ -45,10 +47,13 @@ class Watched(NamedTuple):
     """The screen is gone, and the guest is to go on without."""
     signal: int
     """The signal that ended the run, or 0."""
+    told: bool = False
+    """The user has seen at a prompt how it ended."""
 
 
 def run_with_screen(session: Session, name: str) -> Watched:
-    """Run a session's machine, which is served under `name`, while its screen has the terminal.
+    """Run a session's machine, which is served under `name`, while its screen has the terminal;
+    where the screen is left for a prompt, it comes back behind it.
 
     Raises:
         ConfigError: there is no terminal, or the screen cannot be started.
@@ -56,30 +61,58 @@ def run_with_screen(session: Session, name: str) -> Watched:
     """
     if not (os.isatty(0) and os.isatty(1)):
         raise ConfigError("--tui needs a terminal; without one use 'vmm top' from another")
-    screen = _Screen(session.machine, name)
+    view = os.memfd_create("view")
+    held = False
+    try:
+        while True:
+            screen, result = _run(session, name, view, held=held)
+            if not screen.prompt:
+                left = screen.left and result.reason == "stopped"
+                return Watched(result, left, screen.signal)
+            goes_on = result.reason == "stopped" and result.detail == _FOR_PROMPT
+            after, told = _prompt(session, goes_on=goes_on)
+            if told or not goes_on or session.terminal.signal not in (0, signal.SIGINT):
+                return Watched(after if told else result, False, screen.signal, told)
+            held = screen.held
+    finally:
+        os.close(view)
+
+
+def _run(session: Session, name: str, view: int, *, held: bool) -> tuple[_Screen, RunResult]:
+    """Run until the guest has ended and the screen is closed, or the screen is left."""
+    screen = _Screen(session.machine, name, view)
     session.machine.onlookers.add(screen)
     try:
-        result = session.run_unseen()
-        left = screen.left and result.reason == "stopped"
-        if not left:
+        result = session.run_unseen(held=held)
+        if not (screen.left and result.reason == "stopped"):
             screen.wait()  # it shows how the run ended
     finally:
         session.machine.onlookers.discard(screen)
         screen.close()
     if screen.said:
         say(screen.said)
-    return Watched(result, left, screen.signal)
+    return screen, result
+
+
+def _prompt(session: Session, *, goes_on: bool) -> tuple[RunResult, bool]:
+    from vmm.cli.shell import Shell
+
+    return Shell(session, leads="goes back to the screen" if goes_on else "leaves").interact()
 
 
 class _Screen:
     """The process, and the terminal as it was before."""
 
-    def __init__(self, machine: Machine, name: str) -> None:
+    def __init__(self, machine: Machine, name: str, view: int) -> None:
         self._machine = machine
         self.signal = 0
         """The signal that asked for our end, or 0."""
         self.left = False
         """The screen was left, and the guest not ended by that."""
+        self.prompt = False
+        """It was left for a prompt."""
+        self.held = False
+        """The guest was paused then."""
         self.said = ""
         """Why the guest goes on without a screen, where nobody wanted that."""
         self._modes = termios.tcgetattr(0)
@@ -87,9 +120,9 @@ class _Screen:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, self._signalled)
-        command = [sys.executable, "-m", "vmm", "top", name, "--owner"]
+        command = [sys.executable, "-m", "vmm", "top", name, "--owner", str(view)]
         try:
-            self._process = subprocess.Popen(command)
+            self._process = subprocess.Popen(command, pass_fds=(view,))
             self._pidfd = os.pidfd_open(self._process.pid)
         except OSError as error:
             self._give_back()
@@ -98,7 +131,7 @@ class _Screen:
 
     def wait(self) -> None:
         """Wait until the screen is closed."""
-        self._process.wait()
+        self.prompt = self._process.wait() == PROMPT_STATUS
 
     def close(self) -> None:
         """End the process, if it has not ended, and put the terminal right."""
@@ -120,11 +153,14 @@ class _Screen:
         if status == END_STATUS:
             self._machine.stop()
             return
-        if status:
+        self.prompt = status == PROMPT_STATUS
+        self.held = self._machine.phase is Phase.PAUSED
+        if status and not self.prompt:
             died = signal.Signals(-status).name if status < 0 else f"status {status}"
             self.said = f"the screen ended with {died}; the guest goes on, its console is here"
         self.left = True
-        self._machine.end(Ending("stopped", detail="the screen was left"))
+        why = _FOR_PROMPT if self.prompt else "the screen was left"
+        self._machine.end(Ending("stopped", detail=why))
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

@@ -96,15 +96,18 @@ class Session:
         self.paused = self._asked and result.reason == "stopped"
         return result
 
-    def run_unseen(self) -> RunResult:
-        """Run with the terminal in somebody else's hands: output is kept, and not printed."""
+    def run_unseen(self, *, held: bool = False) -> RunResult:
+        """Run with the terminal in somebody else's hands: output is kept, and not printed.
+
+        `held`: the run begins paused.
+        """
         self._runs += 1
         number = self._runs
         self._outlet.connect(lambda data: None)
         options = self.options
         if options.timeout is not None:
             self.machine.events.call_later(options.timeout, lambda: self._time_out(number))
-        return self.machine.run(timeout=options.timeout, max_exits=options.max_exits)
+        return self.machine.run(timeout=options.timeout, max_exits=options.max_exits, held=held)
 
     def print_output(self) -> None:
         """Print what the guest writes while it is not in `cont`."""

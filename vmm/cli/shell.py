@@ -41,7 +41,7 @@ walk(a)         the page tables' way to linear address a
 reload()        read the files of --device again; the devices keep their state
 quit(), Ctrl-D  leave
 """
-_BANNER = "vmm: the machine stands still; help() lists what there is, Ctrl-D leaves"
+_BANNER = "vmm: the machine stands still; help() lists what there is, Ctrl-D"
 _FAULT_BANNER = "vmm: the device's access is pending; Ctrl-D goes back to the question"
 
 
@@ -51,12 +51,16 @@ class Shell:
     Args:
         session: runs the machine.
         fault: the prompt is in the middle of an access whose device raised: one may look only.
+        leads: what Ctrl-D does.
     """
 
-    def __init__(self, session: Session, *, fault: DeviceFault | None = None) -> None:
+    def __init__(
+        self, session: Session, *, fault: DeviceFault | None = None, leads: str = "leaves"
+    ) -> None:
         self._session = session
         self._machine = machine = session.machine
         self._fault = fault
+        self._leads = leads
         self._failed: DeviceFault | None = None
         self._result: RunResult | None = None
         self.names: dict[str, Any] = {
@@ -100,7 +104,7 @@ class Shell:
         if os.isatty(0):
             self.where()
         with ctrl_c_interrupts():
-            self._read(_BANNER)
+            self._read(f"{_BANNER} {self._leads}")
         if self._failed is not None:
             raise self._failed
         if self._result is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from vmm.cli.options import Options
 from vmm.errors import ExitStatus
 
-__all__ = ["END_STATUS", "top"]
+__all__ = ["END_STATUS", "PROMPT_STATUS", "top"]
 
 END_STATUS = 10
 """What the screen of `vmm run --tui` ends with where the guest is to be ended."""
+PROMPT_STATUS = 12
+"""And where a Python prompt is wanted."""
 
 
 def top(options: Options) -> int:
@@ -19,5 +21,6 @@ def top(options: Options) -> int:
     """
     from vmm.tui.main import open_source, show
 
-    answer = show(open_source(options.what, options.symbols), owner=options.owner)
-    return END_STATUS if answer == "end" else int(ExitStatus.OK)
+    source = open_source(options.what, options.symbols)
+    answer = show(source, owner=options.owner is not None, view=options.owner)
+    return {"end": END_STATUS, "prompt": PROMPT_STATUS}.get(answer, int(ExitStatus.OK))

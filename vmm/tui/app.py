@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, ClassVar
 
@@ -15,31 +15,32 @@ from textual.widgets import Input
 from vmm.errors import VmmError
 from vmm.tui import look
 from vmm.tui.arrange import PANES
-from vmm.tui.base import TICK_S, PanesApp
+from vmm.tui.base import TICK_S
 from vmm.tui.dialogs import Ask, Report, sections_text
 from vmm.tui.help import help_text
 from vmm.tui.marks import Mark, difference
 from vmm.tui.panes.lines import Lines
 from vmm.tui.panes.typed import TypedPane
+from vmm.tui.seeking import SeekingApp
 from vmm.tui.source import Source
 from vmm.tui.stops import Stops
-from vmm.tui.timeline import Timeline
 
-__all__ = ["DETACH", "END", "ScreenApp"]
+__all__ = ["DETACH", "END", "PROMPT", "ScreenApp"]
 
-DETACH, END = "detach", "end"
+DETACH, END, PROMPT = "detach", "end", "prompt"
 
 _SAID_S = 4.0
 
 
-class ScreenApp(PanesApp, inherit_bindings=False):
+class ScreenApp(SeekingApp, inherit_bindings=False):
     """The screen.
 
     Args:
         source: what is shown.
         owner: the guest was started with this screen: leaving asks what becomes of it.
+        view: what `view` gave the last time, to be shown again.
 
-    The application's return value is `END` or `DETACH`: what the user wants of the guest.
+    The application's return value is `END`, `DETACH` or `PROMPT`: what the user wants of the guest.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -49,6 +50,7 @@ class ScreenApp(PanesApp, inherit_bindings=False):
         Binding("s", "step('step_exit')", show=False),
         Binding("i", "step('step')", show=False),
         Binding("b", "stops", show=False),
+        Binding("p", "prompt", show=False),
         Binding("S", "save", show=False),
         Binding("x", "explain", show=False),
         Binding("w", "widen", show=False),
@@ -73,9 +75,14 @@ class ScreenApp(PanesApp, inherit_bindings=False):
         *(Binding(str(n), f"pane('{name}')", show=False) for n, name in enumerate(PANES, 1)),
     ]
 
-    def __init__(self, source: Source, *, owner: bool = False) -> None:
+    def __init__(
+        self, source: Source, *, owner: bool = False, view: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(source)
         self.owner = owner
+        self._view = view or {}
+        self.left_view: Mapping[str, str] = {}
+        """What was shown when the prompt was asked for."""
         self._left_console = ""
         self._explained = False
         self._asked = ""
@@ -86,7 +93,7 @@ class ScreenApp(PanesApp, inherit_bindings=False):
     def ticked(self) -> None:
         """Play on, take a message away, tell of the end."""
         if self.playing:
-            self._play()
+            self.play()
         if self._said_until and self.ticks >= self._said_until:
             self._said_until = 0
             self.footer.say("")
@@ -114,6 +121,7 @@ class ScreenApp(PanesApp, inherit_bindings=False):
                 ("/", "search", "ask('search')"), ("z", "freeze", "freeze"),
                 ("w", "widen", "widen"), ("<>", "sort", "sort"), ("m", "mark", "mark"),
                 ("Tab", "next pane", "next_pane(1)"), ("5", "type", "pane('console')"),
+                *([("p", "Python", "prompt")] if self.source.live else []),
                 ("S", "save", "save")]  # fmt: skip
 
     def say(self, text: str, *, bad: bool = False) -> None:
@@ -352,43 +360,36 @@ class ScreenApp(PanesApp, inherit_bindings=False):
                 self.footer.say("")
         await super().on_event(event)
 
-    # -- time -------------------------------------------------------------------------------
-
-    def action_seek(self, steps: int) -> None:
-        """Move on a recording's time line, by hundredths."""
-        span = self.source.span
-        if span is not None:
-            step = max((span.end_ns - span.begin_ns) // 100, 1)
-            self._seek(span.now_ns + steps * step)
-
-    def action_seek_exit(self, step: int) -> None:
-        """Go to the next exit of a recording, or to the one before."""
-        if self.source.span is not None:
-            self.source.seek_exit(step)
-            self._sought()
-
-    def _play(self) -> None:
-        span = self.source.span
-        if span is None or span.now_ns >= span.end_ns:
-            self.playing = False
-        else:
-            self._seek(span.now_ns + int(TICK_S * 1e9))
-
-    @on(Timeline.Sought)
-    def _clicked(self, message: Timeline.Sought) -> None:
-        self._seek(message.now_ns)
-
-    def _seek(self, now_ns: int) -> None:
-        self.source.seek(now_ns)
-        self._sought()
-
-    def _sought(self) -> None:
-        if self.source.restarted:
-            self.guest_console.clear()
-        self.log_pane.follows = True
-        self.refresh_all()
-
     # -- leaving ----------------------------------------------------------------------------
+
+    @property
+    def view(self) -> dict[str, str]:
+        """What a screen that comes after this one may show again."""
+        focused = self.focused.id if self.focused is not None else None
+        return {
+            "alone": self.alone,
+            "filter": self.log_pane.filter,
+            "pane": str(focused) if focused in PANES else "",
+        }
+
+    def on_mount(self) -> None:
+        """Begin, where the last screen ended."""
+        super().on_mount()
+        self.alone = self._view.get("alone", "")
+        self.log_pane.set_filter(self._view.get("filter", ""))
+        self.arrange_panes()
+        if self._view.get("pane"):
+            self._focus_pane(self._view["pane"])
+
+    def action_prompt(self) -> None:
+        """Leave for a Python prompt, where the machine's process has this terminal."""
+        if self.owner:
+            self.left_view = self.view
+            self.exit(PROMPT)
+        elif self.source.live:
+            self.say("the prompt is on the machine's own terminal: Ctrl-A p there, or --shell")
+        else:
+            self.say("this is a recording: vmm.trace.load(FILE) has it in Python")
 
     def action_leave(self) -> None:
         """Leave; ask what becomes of a guest that was started with this screen."""

@@ -13,6 +13,7 @@ _MACHINE = (
     ("s", "run to the next exit, and stand still there"),
     ("i", "run one instruction"),
     ("b", "stops: pause the guest where a condition is met, as rip=main or port=0x80"),
+    ("p", "a Python prompt on the machine ('vmm run --tui'); Ctrl-D comes back here"),
     ("S", "save a recording of the last exits to a file"),
     ("x", "how the run ended, explained (when it has)"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 
@@ -42,8 +43,14 @@ def open_source(what: str | None, symbols: str | None = None) -> Source:
     return LiveSource(Client.connect(what), symbols)
 
 
-def show(source: Source, *, owner: bool = False) -> str:
-    """Show the screen until it is left; returns what becomes of the guest (`app.END`, `DETACH`).
+def show(source: Source, *, owner: bool = False, view: int | None = None) -> str:
+    """Show the screen until it is left; returns what becomes of the guest (`app.END`, `DETACH`,
+    `PROMPT`).
+
+    Args:
+        source: what is shown.
+        owner: the guest was started with this screen.
+        view: a descriptor of a file that keeps what was shown, for a screen that comes after this.
 
     Raises:
         ConfigError: there is no terminal.
@@ -61,7 +68,7 @@ def show(source: Source, *, owner: bool = False) -> str:
             self._return_code = 8
             self._close_messages_no_wait()
 
-    app = App(source, owner=owner)
+    app = App(source, owner=owner, view={} if view is None else _read(view))
     with contextlib.suppress(OSError):
         os.nice(_NICE)
     try:
@@ -71,4 +78,13 @@ def show(source: Source, *, owner: bool = False) -> str:
         sys.stdout.flush()
     if app.fault is not None:
         raise ScreenFault(f"the screen failed: {app.fault!r} (see --debug)") from app.fault
+    if view is not None:
+        os.ftruncate(view, 0)
+        os.pwrite(view, json.dumps(app.left_view).encode(), 0)
     return answer or DETACH
+
+
+def _read(view: int) -> dict[str, str]:
+    kept = os.pread(view, os.fstat(view).st_size, 0)
+    found: dict[str, str] = json.loads(kept) if kept else {}
+    return found

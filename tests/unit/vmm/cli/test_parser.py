@@ -75,7 +75,7 @@ def test_every_option_of_run_is_read():
 def test_what_the_screen_shows_may_be_left_out():
     assert parse(["top"]).what is None
     assert parse(["top", "run.vtrace"]).what == "run.vtrace"
-    assert not parse(["top"]).owner
+    assert parse(["top"]).owner is None
 
 
 def test_formats_are_those_that_there_are_loaders_for():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmm.tui.app import DETACH, END
+from vmm.tui.app import DETACH, END, PROMPT
 from vmm.tui.source import Status
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")
@@ -363,3 +363,36 @@ def test_a_recording_is_stopped_nowhere(drive, recording):
         assert app.footer.message == "this is a recording"
 
     drive(recording, script)
+
+
+def test_the_prompt_is_opened_by_whoever_has_the_terminal(drive, source):
+    async def script(app, press):
+        await press("f", *"0x3f8", "enter")
+        await press("w")
+        await app.pilot.press("p")
+
+    app = drive(source, script, owner=True)
+    assert app.return_value == PROMPT
+    assert app.left_view == {"alone": "log", "filter": "0x3f8", "pane": "log"}
+
+    async def again(app, press):
+        shown = await press()
+        assert "filter: 0x3f8" in shown[0]
+        assert app.alone == "log"
+        assert app.focused is app.log_pane
+
+    drive(source, again, owner=True, view=app.left_view)
+
+
+def test_where_the_prompt_of_somebody_elses_machine_is(drive, source, recording):
+    async def script(app, press):
+        await press("p")
+        assert "on the machine's own terminal: Ctrl-A p there" in app.footer.message
+
+    assert drive(source, script).return_value is None
+
+    async def of_a_recording(app, press):
+        await press("p")
+        assert "vmm.trace.load(FILE)" in app.footer.message
+
+    drive(recording, of_a_recording)
