@@ -90,10 +90,10 @@ class ScreenApp(SeekingApp, inherit_bindings=False):
         self._said_until = 0
         self._stands_at = ""
 
-    def ticked(self) -> None:
+    def ticked(self, passed: int) -> None:
         """Play on, take a message away, tell of the end."""
         if self.playing:
-            self.play()
+            self.play(passed * TICK_S)
         if self._said_until and self.ticks >= self._said_until:
             self._said_until = 0
             self.footer.say("")
@@ -337,8 +337,8 @@ class ScreenApp(SeekingApp, inherit_bindings=False):
             self._set_filter("")
 
     @on(TypedPane.Left)
-    def _console_left(self) -> None:
-        self._left_console = str(self.focused.id) if self.focused is not None else ""
+    def _console_left(self, message: TypedPane.Left) -> None:
+        self._left_console = str(message.pane.id)
         if not self.log_pane.display:
             self.alone = ""
             self.arrange_panes()

@@ -2,11 +2,14 @@
 
 The screen shares its processors with the guest, so it is frugal: one timer asks the source ten
 times a second, panes are drawn a few times a second, hidden ones not at all, and only lines that
-changed.
+changed. Where asking and drawing take long it rests for as long again and more, so that a slow
+host is left to its guest. Panes under a dialog are drawn once a second: there each change draws the
+whole terminal.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from textual import events
@@ -35,6 +38,9 @@ __all__ = ["PanesApp"]
 TICK_S = 0.1
 _TABLES_EVERY, _LOG_EVERY = 4, 2
 """In ticks: numbers that change more often cannot be read."""
+_COVERED_EVERY = 10
+_REST, _LONGEST_REST_S = 2.0, 2.0
+"""The time to rest behind a tick, as a multiple of what it and the drawing took, and its limit."""
 _SAID_S = 4.0
 _TITLES = {
     "reasons": "exits",
@@ -64,6 +70,9 @@ class PanesApp(App[str], inherit_bindings=False):
         self.source = source
         self.frozen = False
         self.ticks = 0
+        """Tenths of a second, also those that were rested."""
+        self._ticked = self._log_shown = self._tables_shown = self._bars_shown = 0
+        self._rest_until = 0.0
         self._had_page = False
         self._titles: dict[str, str] = {}
         self._size_now: Size | None = None
@@ -146,21 +155,33 @@ class PanesApp(App[str], inherit_bindings=False):
         return not self.screen_stack
 
     def _tick(self) -> None:
-        if self.over:
-            return
         self.ticks += 1
+        began = time.monotonic()
+        if self.over or began < self._rest_until:
+            return
+        passed, self._ticked = self.ticks - self._ticked, self.ticks
+        covered = len(self.screen_stack) > 1
         self.source.poll()
         if not self.frozen:
             self.guest_console.feed(self.source.console())
-            if self.ticks % _LOG_EVERY == 0:
+            if self.ticks - self._log_shown >= (_COVERED_EVERY if covered else _LOG_EVERY):
+                self._log_shown = self.ticks
                 self._show_log()
-            if self.ticks % _TABLES_EVERY == 0:
+            if self.ticks - self._tables_shown >= (_COVERED_EVERY if covered else _TABLES_EVERY):
+                self._tables_shown = self.ticks
                 self._show_tables()
-        self.show_bars()
-        self.ticked()
+        if not covered or self.ticks - self._bars_shown >= _COVERED_EVERY:
+            self._bars_shown = self.ticks
+            self.show_bars()
+        self.ticked(passed)
+        self.call_after_refresh(self._drawn, began)
 
-    def ticked(self) -> None:
-        """Called ten times a second."""
+    def _drawn(self, began: float) -> None:
+        now = time.monotonic()
+        self._rest_until = now + min((now - began) * _REST, _LONGEST_REST_S)
+
+    def ticked(self, passed: int) -> None:
+        """Called ten times a second, or more seldom, with the ticks since the last call."""
 
     def keys(self) -> Sequence[tuple[str, str, str]]:
         """What the footer shows: keys, what they do, and their actions."""

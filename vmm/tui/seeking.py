@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual import on
 
-from vmm.tui.base import TICK_S, PanesApp
+from vmm.tui.base import PanesApp
 from vmm.tui.timeline import Timeline
 
 __all__ = ["SeekingApp"]
@@ -26,13 +26,13 @@ class SeekingApp(PanesApp, inherit_bindings=False):
             self.source.seek_exit(step)
             self._sought()
 
-    def play(self) -> None:
-        """Go on for the length of a tick, at the speed of the guest."""
+    def play(self, seconds: float) -> None:
+        """Go on by that much, at the speed of the guest."""
         span = self.source.span
         if span is None or span.now_ns >= span.end_ns:
             self.playing = False
         else:
-            self._seek(span.now_ns + int(TICK_S * 1e9))
+            self._seek(span.now_ns + int(seconds * 1e9))
 
     @on(Timeline.Sought)
     def _clicked(self, message: Timeline.Sought) -> None:

@@ -58,6 +58,10 @@ class TypedPane(Widget, can_focus=True):
     class Left(Message):
         """Ctrl-A was pressed."""
 
+        def __init__(self, pane: TypedPane) -> None:
+            super().__init__()
+            self.pane = pane
+
     typing = True
     """Whether there is somebody to type to."""
 
@@ -66,12 +70,14 @@ class TypedPane(Widget, can_focus=True):
 
     def on_key(self, event: events.Key) -> None:
         """Send a key to the guest."""
-        if not self.typing:
+        # A key typed right behind Ctrl-A may come here yet, and is not for the guest.
+        if not self.typing or self.screen.focused is not self:
             return
         event.stop()
         event.prevent_default()
         if event.key == "ctrl+a":
-            self.post_message(self.Left())
+            self.screen.set_focus(None)
+            self.post_message(self.Left(self))
             return
         data = key_bytes(event.key, event.character)
         if data:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from textual import events
 
-from vmm.tui.app import DETACH, END, PROMPT
+from vmm.tui.app import DETACH, END, PROMPT, ScreenApp
 from vmm.tui.source import Status
 
 SNAPSHOTS = Path(__file__).with_name("snapshots")
@@ -248,6 +251,69 @@ def test_what_is_typed_goes_to_the_guest_until_ctrl_a(drive, source):
 
     drive(source, script)
     assert source.done == []
+
+
+def test_a_key_right_behind_ctrl_a_is_not_for_the_guest(drive, source):
+    async def script(app, press):
+        await press("5")
+        for key, character in (("ctrl+a", "\x01"), ("question_mark", "?")):
+            app.post_message(events.Key(key, character))
+        assert "pause the guest; resume it" in "\n".join(await press())
+
+    drive(source, script)
+    assert source.typed == b""
+
+
+@pytest.fixture
+def tick(monkeypatch):
+    """The timer's call, which comes only when a test makes it, and a clock that stands."""
+    monkeypatch.setattr(ScreenApp, "set_interval", lambda app, period_s, call: calls.append(call))
+    calls: list[Any] = []
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("vmm.tui.base.time", clock)
+    return lambda: calls[-1](), clock
+
+
+def test_a_slow_host_is_left_to_its_guest(drive, source, tick):
+    tick, clock = tick
+    passed = []
+
+    def poll():
+        clock.now += 0.4
+
+    async def script(app, press):
+        app.ticked = passed.append
+        source.poll = poll
+        tick()
+        while not app._rest_until:  # until it is drawn
+            await app.pilot.pause(0.01)
+        assert app._rest_until == pytest.approx(clock.now + 0.8)  # twice as long as that took
+        for _ in range(5):
+            tick()
+        assert passed == [1]
+        clock.now += 0.81
+        tick()
+        assert passed == [1, 6]
+
+    drive(source, script)
+
+
+def test_panes_under_a_dialog_are_drawn_seldom(drive, source, tick):
+    tick, _ = tick
+    shown = []
+
+    async def script(app, press):
+        app.log_pane.show = lambda records: shown.append(records)
+        for _ in range(20):
+            tick()
+        assert len(shown) == 10
+        await press("question_mark")
+        shown.clear()
+        for _ in range(20):
+            tick()
+        assert len(shown) == 2
+
+    drive(source, script)
 
 
 def test_a_recordings_console_is_not_typed_to(drive, recording):
