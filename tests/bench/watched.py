@@ -14,7 +14,6 @@ import termios
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
 from guests import WRITE_LOOP
 from peers import Unavailable
@@ -76,12 +75,7 @@ class WatchedMachine:
     def __enter__(self) -> WatchedMachine:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._screen.send_signal(signal.SIGCONT)
         self._screen.kill()
         self._guest.terminate()

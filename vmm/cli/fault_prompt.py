@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from vmm.userdev import UserDevice, user_devices
 if TYPE_CHECKING:
     from vmm.cli.session import Session
 
-__all__ = ["FaultPrompt", "ctrl_c_interrupts"]
+__all__ = ["FaultPrompt", "ctrl_c_interrupts", "reload_device"]
 
 _QUESTION = "[r]etry, [s]kip, [e]dit and reload, re[l]oad, [p]ython prompt, [q]uit? "
 _LOOK_S = 0.2
@@ -125,12 +125,17 @@ class FaultPrompt:
         if ours is None:
             report("this device is no --device: it cannot be reloaded")
             return
-        try:
-            ours.reload()
-        except ConfigError as error:
-            say(f"{error}; the old class stays")
-        else:
-            report(f"{ours.file} is reloaded; {ours.device.name} keeps its state")
+        reload_device(ours, report)
+
+
+def reload_device(device: UserDevice, tell: Callable[[str], None]) -> None:
+    """Read a user's device again, and say what became of that."""
+    try:
+        device.reload()
+    except ConfigError as error:
+        say(f"{error}; the old class stays")
+    else:
+        tell(f"{device.file} is reloaded; {device.device.name} keeps its state")
 
 
 @contextmanager

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from vmm.cli.fault_prompt import ctrl_c_interrupts
+from vmm.cli.fault_prompt import ctrl_c_interrupts, reload_device
 from vmm.cli.messages import say
 from vmm.cli.outcome import show_screen
 from vmm.cli.views import access_line, code_lines, dump_lines, location_line, state_of, walk_lines
-from vmm.errors import ConfigError, DeviceFault, VmmError
+from vmm.errors import DeviceFault, VmmError
 from vmm.result import RunResult
 from vmm.userdev import user_devices
 
@@ -205,12 +205,7 @@ class Shell:
         if not mine:
             print("there is no --device to reload")
         for device in mine:
-            try:
-                device.reload()
-            except ConfigError as error:
-                say(f"{error}; the old class stays")
-            else:
-                print(f"{device.file} is reloaded; {device.device.name} keeps its state")
+            reload_device(device, print)
 
     def help(self, what: object = None) -> None:
         """Show what there is, or Python's help on something."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 import socket
-from types import TracebackType
 from typing import Any
 
 from vmm.control.protocol import VERSION, ControlError, Lines, pack
@@ -103,12 +102,7 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _next(self) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import os
 import stat
 from errno import EACCES, EPERM, EROFS
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self
 
 from firmware.bios_rom import DriveGeometry
@@ -114,12 +113,7 @@ class DiskImage:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
