@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Autopsy"]
 
 _LAST_EXITS = 64
+_HANGS = frozenset({"timeout", "max_exits", "stopped"})
+"""Endings of a guest that would have gone on."""
 
 
 class Autopsy:
@@ -53,7 +55,7 @@ class Autopsy:
         self.others = tuple(self._others(ending.vcpu))
         self.halted = False
         self.interrupts: Interrupts | None = None
-        if machine.irqchip and ending.reason == "timeout":
+        if machine.irqchip and ending.reason in _HANGS:
             with contextlib.suppress(KvmError):
                 self._look_at_interrupts(vcpu)
 
@@ -95,7 +97,9 @@ class Autopsy:
 
     def _kind(self) -> Kind:
         reason = self.ending.reason
-        if reason == "shutdown" or reason == "timeout" or reason == "fail_entry":
+        if reason == "shutdown" or reason == "fail_entry":
+            return reason
+        if reason == "timeout" or reason == "max_exits" or reason == "stopped":
             return reason
         if self.ending.exit_reason == c.KVM_EXIT_INTERNAL_ERROR:
             return "internal_error"

@@ -358,6 +358,11 @@ class Machine:
         self._open()
         return self._runs.run(timeout, max_exits, held=held)
 
+    def explain(self) -> RunResult | None:
+        """How the last run ended, with what the guest was doing also where its exits ran out or
+        `stop` ended it. Between runs; deaths and timeouts are explained without."""
+        return self._runs.explain()
+
     def exits(self, timeout: float | None = 60.0, max_exits: int | None = None) -> Iterator[Exit]:
         """Run the guest and iterate over its exits, each after it was handled.
 

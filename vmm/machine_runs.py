@@ -67,6 +67,20 @@ class MachineRuns:
             if self.last is None and self._control.state.ending is not None:
                 self._came_to(self._control.state.ending)
 
+    def explain(self) -> RunResult | None:
+        """Explain how the last run ended, also where that was wanted (`Machine.explain`)."""
+        last, ending = self.last, self._control.state.ending
+        if last is None or last.autopsy is not None or ending is None:
+            return last
+        if last.reason == "max_exits" or last.ended_by_hand:
+            from vmm.autopsy import Autopsy
+
+            autopsy = Autopsy(self._machine, ending, last.exits, last.seconds)
+            self.last = RunResult(
+                last.reason, last.exits, last.value, last.seconds, last.vcpu, last.detail, autopsy
+            )
+        return self.last
+
     def step(self, index: int) -> Exit | None:
         """Run one instruction of one vCPU (`Machine.step`)."""
         vcpus = self._control.state.vcpus

@@ -56,6 +56,11 @@ class RunResult(Record, aside=("autopsy",)):
         """Whether the guest died rather than ended."""
         return self.reason in DEATHS
 
+    @property
+    def ended_by_hand(self) -> bool:
+        """Whether somebody ended the run, and not a stop that was set."""
+        return self.reason == "stopped" and not self.detail
+
     def report(self) -> str:
         """Say in words how the run ended; for a death or a timeout, all that is known about it."""
         return self.summary() if self.autopsy is None else self.autopsy.explanation.text()

@@ -116,7 +116,7 @@ def test_json_of_a_death_goes_to_standard_error_with_a_dash():
 def test_max_exits_bounds_the_run(code):
     done = vmm(*code(FLOOD), "--max-exits", "10")
     assert done.stdout == b"x" * 10
-    assert done.stderr == b"vmm: the run reached its limit of exits after 10 exits\n"
+    assert done.stderr.startswith(b"vmm: the run reached its limit of exits at ")
     assert done.returncode == 124
 
 
@@ -319,8 +319,15 @@ def test_the_exit_by_sigint_keeps_the_result(code, tmp_path):
         process.stdout.read(2)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-        assert process.stderr.read() == b"vmm: the run was stopped after 2 exits by SIGINT\n"
-    assert json.loads(path.read_text())["reason"] == "stopped"
+        said = process.stderr.read().decode()
+    first, *rest = said.splitlines()
+    assert first.startswith("vmm: the run was stopped at 0000:7c")
+    assert "after 2 exits: an endless loop" in said
+    assert rest[-1] == "  (by SIGINT; --debug shows registers, code, stack and the last exits)"
+    assert len(rest) <= 2
+    result = json.loads(path.read_text())
+    assert result["reason"] == "stopped"
+    assert result["explanation"]["cause"].startswith("an endless loop of one instruction")
 
 
 # -- what it costs ---------------------------------------------------------------------------

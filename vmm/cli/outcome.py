@@ -28,11 +28,16 @@ _TOLD = frozenset({"max_exits", "reset", "stopped"})
 
 
 def report_result(machine: Machine, result: RunResult, ended_by: int, *, debug: bool) -> None:
-    """Say how it ended: nothing where all went well, everything where the guest died.
+    """Say how it ended: nothing where all went well, everything where the guest died or its time
+    was up, and what it was doing where somebody ended it.
 
     `ended_by` is the signal that ended the run, or 0.
     """
-    if result.died or result.reason == "timeout":
+    if result.ended_by_hand and result.autopsy is not None and not debug:
+        by = f"by {signal.Signals(ended_by).name}; " if ended_by else ""
+        report(f"vmm: {result.autopsy.explanation.sentence()}")
+        report(f"  ({by}--debug shows registers, code, stack and the last exits)")
+    elif result.autopsy is not None or result.died or result.reason == "timeout":
         report(f"vmm: {result.report()}")
     elif ended_by:
         say(f"{result.summary()} by {signal.Signals(ended_by).name}")

@@ -24,7 +24,7 @@ COMMANDS = (
 )
 TRACE_COMMANDS = ("summary", "show", "export", "diff", "plot")
 
-_DEBUG_HELP = "show what is set up for a guest, and tracebacks of errors"
+_DEBUG_HELP = "show what is set up for a guest, all about its end, and tracebacks of errors"
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

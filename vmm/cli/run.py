@@ -62,6 +62,8 @@ def run(options: Options) -> int:
             if options.debug:
                 raise
             return int(fault.status)
+        if result is machine.last_result:
+            result = machine.explain() or result
         for file, contents in json_files:
             file.write(contents(result))
         _report(machine, result, counts, session.terminal, options, told)

@@ -127,7 +127,7 @@ class Operations:
 
     def op_explanation(self) -> dict[str, Any]:
         """How the last run ended; empty while none has."""
-        result = self._machine.last_result
+        result = self._machine.explain()
         if result is None or self._machine.phase is Phase.RUNNING:
             return {}
         return {

@@ -82,6 +82,8 @@ _FINDERS: dict[Kind, Callable[[Death], Cause]] = {
     "unclaimed_access": _unclaimed_access,
     "unhandled_exit": _unhandled_exit,
     "timeout": timeout_cause,
+    "max_exits": timeout_cause,
+    "stopped": timeout_cause,
     "halt": halt_cause,
     "device_fault": _device_fault,
 }

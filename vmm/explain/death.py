@@ -22,13 +22,15 @@ Kind = Literal[
     "unclaimed_access",
     "unhandled_exit",
     "timeout",
+    "max_exits",
+    "stopped",
     "halt",
     "device_fault",
 ]
 """shutdown: a triple fault. memory_fault: KVM_EXIT_MEMORY_FAULT. unclaimed_access: no device
-answers there, and the machine is strict. timeout: the time or the exits given to it ran out.
-halt: HLT that nothing will end. device_fault: a device model of ours raised. The others are exits
-of these names, unhandled_exit any that we do not handle."""
+answers there, and the machine is strict. timeout, max_exits: the time or the exits given to it ran
+out. stopped: somebody ended the run. halt: HLT that nothing will end. device_fault: a device model
+of ours raised. The others are exits of these names, unhandled_exit any that we do not handle."""
 
 
 def no_memory(gpa: int, size: int) -> bytes:

@@ -31,7 +31,7 @@ _LOOK_UP = 3
 _TEST = re.compile(r"(?:test|and) (?:[er]?a[lx]), (0x[0-9a-f]+|\d+)")
 _DEVICE = "the device it waits for may be missing, or not answer as it expects"
 _NO_DEVICE = "nothing answers there, as on a PC without that device: it reads as all ones"
-_LONGER = "a longer --timeout helps only if something ends the loop"
+_LONGER = "more time or exits (--timeout, --max-exits) help only if something ends the loop"
 
 
 def halt_cause(death: Death) -> Cause:
@@ -52,7 +52,7 @@ def halt_cause(death: Death) -> Cause:
 
 
 def timeout_cause(death: Death) -> Cause:
-    """Say what a guest was doing when its time was up."""
+    """Say what a guest was doing when its time was up, or it was stopped."""
     state = death.cpu
     if state is None:
         return Cause("the registers could not be read")

@@ -29,6 +29,8 @@ _TITLES = {
     "unclaimed_access": "guest stopped",
     "unhandled_exit": "guest stopped: an exit that is not handled",
     "timeout": "guest timed out",
+    "max_exits": "the run reached its limit of exits",
+    "stopped": "the run was stopped",
     "halt": "guest halted for good",
     "device_fault": "the VMM failed",
 }
@@ -53,9 +55,13 @@ class Explanation:
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
     """The evidence as plain values (see `vmm.explain.facts`)."""
 
+    def sentence(self, width: int = 100) -> str:
+        """The headline alone, as plain text."""
+        return "\n".join(_wrap(self.headline, "", width - len("vmm: ")))
+
     def text(self, width: int = 100) -> str:
         """The whole explanation as plain text, without a final newline."""
-        lines = _wrap(self.headline, "", width - len("vmm: "))  # the command puts its name there
+        lines = [self.sentence(width)]  # the command puts its name there
         for detail in self.cause.details:
             lines += _wrap(detail, "  why: ", width)
         for advice in self.cause.advice:

@@ -140,3 +140,20 @@ def test_a_fault_comes_with_the_last_exits(capsys):
         "  vcpu0  IO out 0x10 1b 0x41 'A'",
         "the cause, with a traceback: run again with --debug",
     ]
+
+
+def test_what_a_guest_was_doing_that_somebody_ended(capsys):
+    explanation = SimpleNamespace(sentence=lambda: "it polls", text=lambda: "it polls\n\nregisters")
+    result = RunResult("stopped", 2, autopsy=SimpleNamespace(explanation=explanation))
+    report_result(PLAIN, result, 0, debug=False)
+    report_result(PLAIN, result, signal.SIGTERM, debug=False)
+    hint = "--debug shows registers, code, stack and the last exits)"
+    assert capsys.readouterr().err == (
+        f"vmm: it polls\n  ({hint}\nvmm: it polls\n  (by SIGTERM; {hint}\n"
+    )
+    report_result(PLAIN, result, 0, debug=True)
+    assert capsys.readouterr().err == "vmm: it polls\n\nregisters\n"
+    # At a stop that was set, it was wanted: a line says which it was.
+    stop = RunResult("stopped", 2, detail="exits=2: vCPU 0")
+    report_result(PLAIN, stop, 0, debug=False)
+    assert capsys.readouterr().err == "vmm: the run was stopped after 2 exits: exits=2: vCPU 0\n"
