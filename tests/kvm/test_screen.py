@@ -136,7 +136,9 @@ def loop(tmp_path: Path) -> str:
 @pytest.mark.command
 def test_a_guest_is_watched_paused_stepped_and_typed_to(start):
     terminal = start("run", "--tui", "payload:serial_echo")
-    terminal.until("1 exits", "5 console", "echo, q quits", "running", "LSR = THRE|TEMT")
+    terminal.until(
+        "1 exits", "5 console", "echo, q quits", "running", "LSR = THRE|TEMT", "THR = 0xa"
+    )
     # The console takes every key, and gives them back at Ctrl-A.
     terminal.type("5")
     terminal.until("keys go to the guest")

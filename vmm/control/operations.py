@@ -108,6 +108,22 @@ class Operations:
         with self._machine.lock:
             return describe_machine(self._machine)
 
+    def op_selected(self) -> dict[str, Any]:
+        """What registers that select others hold (DLAB's, an index), by device, and when."""
+        from devices.registers import RegisterTable
+        from vmm.trace.decoder import selectors
+
+        machine = self._machine
+        held: dict[str, dict[str, int]] = {}
+        with machine.lock:
+            for name in machine.devices:
+                device = machine.devices[name]
+                table, values = getattr(device, "registers", None), getattr(device, "values", None)
+                if isinstance(table, RegisterTable) and values is not None:
+                    found = selectors(table) or ()
+                    held[name] = {r.name: values.get(r.name, r.reset) for r in found}
+            return {"devices": held, "time_ns": time.monotonic_ns()}
+
     def op_trace(self) -> dict[str, Any]:
         """The trace: its descriptor comes with the answer."""
         return {"fd": self._trace.memory.fd, "path": self._trace.path}

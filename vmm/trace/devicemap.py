@@ -1,4 +1,4 @@
-"""Who answered at an address, and what an access meant: decoded from a trace's own description."""
+"""Who answered at an address: from a trace's own description."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from devices.registers import RegisterTable
 from kvm_bindings.constants import KVM_EXIT_IO, KVM_EXIT_MMIO
-from vmm.decode import decode_access
 from vmm.trace.tables import table_from_data
 
 __all__ = ["DeviceMap", "Place"]
@@ -77,14 +76,6 @@ class DeviceMap:
         if place is not None:
             return place.name
         return "nobody" if self.places and reason in _BUSES else ""
-
-    def decode(self, reason: int, address: int, size: int, write: bool, value: int) -> str:
-        """What an access meant in the words of the device's registers: "LSR = THRE|TEMT"; "" where
-        nothing is known of it."""
-        place = self.find(reason, address)
-        if place is None or place.table is None:
-            return ""
-        return decode_access(place.table, address - place.base, size, write, value) or ""
 
 
 def _place(entry: Any, tables: Mapping[str, RegisterTable]) -> Place:

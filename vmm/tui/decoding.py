@@ -8,7 +8,7 @@ from typing import Any
 from kvm_bindings.constants import KVM_EXIT_IO, KVM_EXIT_MMIO
 from kvm_bindings.exit_ring import HAS_RIP, WRITE
 from vmm.exits import exit_name
-from vmm.trace.devicemap import DeviceMap
+from vmm.trace.decoder import Decoder
 from vmm.tui.format import clock, duration
 from vmm.tui.source import Entry, Section
 
@@ -18,9 +18,7 @@ _ADDRESSED = (KVM_EXIT_IO, KVM_EXIT_MMIO)
 _MOST_SHOWN = 256
 
 
-def entry_of(
-    record: Any, devices: DeviceMap, begun_ns: int, name_of: Callable[[int], str]
-) -> Entry:
+def entry_of(record: Any, decoder: Decoder, begun_ns: int, name_of: Callable[[int], str]) -> Entry:
     """Decode a record for the log; `name_of` says more of a RIP."""
     reason, address = int(record["reason"]), int(record["address"])
     write, size, count = bool(record["flags"] & WRITE), int(record["size"]), int(record["count"])
@@ -29,8 +27,9 @@ def entry_of(
     if reason in _ADDRESSED:
         kind += " " + _verb(reason, write)
         where = f"{address:#x}"
-        device = devices.name_at(reason, address)
-        meaning = devices.decode(reason, address, size, write, value) if count == 1 else ""
+        device = decoder.devices.name_at(reason, address)
+        when = int(record["time_ns"])
+        meaning = decoder.decode(reason, address, size, write, value, when) if count == 1 else ""
         said = f"{value:#x}"
         plain = not meaning or meaning.endswith(said)  # no bits that have names
         if size == 1 and count == 1 and plain and 0x20 <= value < 0x7F:
@@ -55,7 +54,7 @@ def entry_of(
     )
 
 
-def section_of(record: Any, devices: DeviceMap, begun_ns: int, data: bytes) -> Section:
+def section_of(record: Any, decoder: Decoder, begun_ns: int, data: bytes) -> Section:
     """Everything that a record says. `data` are the bytes that went over the bus."""
     reason, address = int(record["reason"]), int(record["address"])
     write, size, count = bool(record["flags"] & WRITE), int(record["size"]), int(record["count"])
@@ -70,8 +69,8 @@ def section_of(record: Any, devices: DeviceMap, begun_ns: int, data: bytes) -> S
         lines.append(f"irqs      {int(record['irqs'])} lines were raised since the exit before")
     if reason in _ADDRESSED:
         bus = "port" if reason == KVM_EXIT_IO else "guest-physical address"
-        place = devices.find(reason, address)
-        owner = devices.name_at(reason, address)
+        place = decoder.devices.find(reason, address)
+        owner = decoder.devices.name_at(reason, address)
         amount = f"{count} x {size} bytes"
         lines.append(f"access    {_verb(reason, write)}, {amount}, {bus} {address:#x}")
         if place is not None:
@@ -82,7 +81,8 @@ def section_of(record: Any, devices: DeviceMap, begun_ns: int, data: bytes) -> S
         value = int(record["value"])
         if count == 1:
             lines.append(f"value     {value:#0{2 + 2 * size}x} = {value}")
-            meaning = devices.decode(reason, address, size, write, value)
+            when = int(record["time_ns"])
+            meaning = decoder.decode(reason, address, size, write, value, when)
             if meaning:
                 lines.append(f"register  {meaning}")
         else:

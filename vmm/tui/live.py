@@ -23,6 +23,7 @@ from vmm.control.client import Client
 from vmm.control.protocol import ControlError, from_text
 from vmm.errors import VmmError
 from vmm.symbols import Symbols
+from vmm.trace.decoder import Decoder
 from vmm.trace.devicemap import DeviceMap
 from vmm.trace.reader import LiveTrace
 from vmm.trace.records import DTYPE, Records, data_of, exits_in
@@ -81,7 +82,9 @@ class LiveSource:
         except ValueError:
             self._devices = DeviceMap()
         self._asker = Asker(client)
-        self._tally = Tally(self._devices)
+        self._decoder = Decoder(self._devices, np.empty(0, DTYPE), from_start=False)
+        self._selected: dict[str, Any] = client.call("selected")
+        self._tally = Tally(self._decoder)
         self._wanted: frozenset[str] = frozenset()
         self._due: dict[str, float] = {}
         self._asked: dict[str, Future[dict[str, Any]]] = {}
@@ -149,12 +152,12 @@ class LiveSource:
 
     def entry(self, record: Any) -> Entry:
         """Decode a record for the log."""
-        return entry_of(record, self._devices, self._trace.header.monotonic_ns, self._name_of)
+        return entry_of(record, self._decoder, self._trace.header.monotonic_ns, self._name_of)
 
     def detail(self, record: Any) -> Future[Sequence[Section]]:
         """All that can be found out about an exit."""
         found: Future[Sequence[Section]] = Future()
-        own = section_of(record, self._devices, self._trace.header.monotonic_ns, self._data(record))
+        own = section_of(record, self._decoder, self._trace.header.monotonic_ns, self._data(record))
         newest = self._is_newest(record)
 
         def look() -> None:
@@ -231,8 +234,14 @@ class LiveSource:
             exits = news[0] if len(news) == 1 else np.concatenate(news)
             if len(news) > 1:
                 exits = exits[np.argsort(exits["time_ns"], kind="stable")]
+            if missed:
+                self._decoder.forget(int(exits[0]["time_ns"]) - 1)
+            self._decoder.add(exits)
             self._tally.add(exits)
             self.records = np.concatenate([self.records, exits])[-_KEPT:]
+        if self._selected:
+            self._decoder.know(self._selected["devices"], self._selected["time_ns"])
+            self._selected = {}
         now = time.monotonic_ns()
         self._tally.at(now)
         self.status = replace(

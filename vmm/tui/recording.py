@@ -69,7 +69,7 @@ class RecordingSource:
         self._output, self._output_ends = console_output(trace)
         self._checkpoints: dict[int, Tally] = {}
         self._spacing = max(len(self._exits) // _CHECKPOINTS, _LEAST_SPACING)
-        self._tally = Tally(trace.devices)
+        self._tally = Tally(trace.decoder)
         self._at = 0
         self._shown_output = 0
         self.restarted = False
@@ -113,12 +113,12 @@ class RecordingSource:
 
     def entry(self, record: Any) -> Entry:
         """Decode a record for the log."""
-        return entry_of(record, self._trace.devices, self._begin, self._name_of)
+        return entry_of(record, self._trace.decoder, self._begin, self._name_of)
 
     def detail(self, record: Any) -> Future[Sequence[Section]]:
         """All that the recording knows of an exit."""
         data = self._trace.data_of(record)
-        sections = [section_of(record, self._trace.devices, self._begin, data)]
+        sections = [section_of(record, self._trace.decoder, self._begin, data)]
         if not record["flags"] & HAS_RIP:
             sections.append(
                 Section("the guest", ("where it was is not in the recording: RIP was not noted",))
@@ -174,7 +174,7 @@ class RecordingSource:
             found = bisect_right(kept, at)
             self._at = kept[found - 1] if found else 0
             begun = self._checkpoints.get(self._at)
-            self._tally = Tally(self._trace.devices) if begun is None else begun.copy()
+            self._tally = Tally(self._trace.decoder) if begun is None else begun.copy()
         self._count_to(at)
         self.records = self._exits[max(at - _SHOWN, 0) : at]
         self._tally.at(now_ns)

@@ -13,7 +13,7 @@ import numpy as np
 from kvm_bindings.constants import KVM_EXIT_IO, KVM_EXIT_MMIO
 from kvm_bindings.exit_ring import WRITE
 from vmm.exits import exit_name
-from vmm.trace.devicemap import DeviceMap
+from vmm.trace.decoder import Decoder
 from vmm.trace.records import Records
 from vmm.trace.summary import Key, Row, Summary
 from vmm.tui.source import Activity, Spread
@@ -32,15 +32,16 @@ class Tally:
     """Exits by reason and by place.
 
     Args:
-        devices: who answers where.
+        decoder: who answers where, and what accesses mean.
     """
 
-    def __init__(self, devices: DeviceMap) -> None:
-        self.devices = devices
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder = decoder
+        self.devices = decoder.devices
         self.summary = Summary()
         self.rate = 0.0
         """Exits in the last full second."""
-        self._last: dict[tuple[int, bool], tuple[int, int, int]] = {}
+        self._last: dict[tuple[int, bool], tuple[int, int, int, int]] = {}
         self._second: int | None = None
         self._counts: dict[Name, int] = {}
         self._history: dict[Name, deque[float]] = {}
@@ -50,7 +51,7 @@ class Tally:
 
     def copy(self) -> Tally:
         """The same, to be counted on from here."""
-        return copy.deepcopy(self, {id(self.devices): self.devices})
+        return copy.deepcopy(self, {id(kept): kept for kept in (self.decoder, self.devices)})
 
     def add(self, exits: Records) -> None:
         """Take exits, in the order of time."""
@@ -158,10 +159,10 @@ class Tally:
         last = self._last.get((key.reason << 60 | key.address, bool(key.write)))
         if last is None:
             return ""
-        size, count, value = last
+        size, count, value, when = last
         if count > 1:
             return f"{count} x {size} bytes"
-        said = self.devices.decode(key.reason, key.address, size, bool(key.write), value)
+        said = self.decoder.decode(key.reason, key.address, size, bool(key.write), value, when)
         return said or f"{value:#x}"
 
     def _remember_last(self, exits: Records) -> None:
@@ -178,6 +179,7 @@ class Tally:
                 int(record["size"]),
                 int(record["count"]),
                 int(record["value"]),
+                int(record["time_ns"]),
             )
 
 

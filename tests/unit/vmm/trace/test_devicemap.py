@@ -66,13 +66,6 @@ def test_who_answered():
     assert DeviceMap().name_at(IO, 0x3F8) == ""
 
 
-def test_what_it_meant():
-    devices = DeviceMap.from_meta(META)
-    assert devices.decode(IO, 0x3FD, 1, False, 0x60) == "LSR = THRE|TEMT"
-    assert devices.decode(MMIO, 0x3F9, 1, False, 0x60) == ""
-    assert devices.decode(IO, 0x80, 1, True, 1) == ""
-
-
 def test_names_from_a_file_do_not_move_the_cursor():
     entry = {"name": "a\x1b[2Jb", "bus": "port", "start": 1, "end": 2, "base": 1}
     assert DeviceMap.from_meta({"devices": [entry]}).name_at(IO, 1) == r"a\x1b[2Jb"

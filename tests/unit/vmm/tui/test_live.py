@@ -31,6 +31,7 @@ class FakeClient:
     def __init__(self) -> None:
         self.trace = Trace(1, None, 1 << 10)
         self.phase = "running"
+        self.lcr = 0x03
         self.output = b""
         self.cells = bytes(4000)
         self.counters = {"vm": {"pages": 3}, "vcpu0": {"exits": 10, "halts": 0, "hist": [1, 2]}}
@@ -66,6 +67,9 @@ class FakeClient:
 
     def op_symbols(self, path: str | None) -> dict[str, Any]:
         return {"path": path or "", "bias": 0x1000}
+
+    def op_selected(self) -> dict[str, Any]:
+        return {"devices": {"com1": {"LCR": self.lcr}}, "time_ns": time.monotonic_ns()}
 
     def op_stops(self) -> dict[str, Any]:
         return {"stops": [{"number": 3, "condition": "exits=9", "stopped": 2}]}
@@ -160,6 +164,30 @@ def test_exits_come_out_of_shared_memory(source, client):
     assert len(source.records) == 6
 
 
+def test_accesses_are_told_by_what_was_selected_then(client):
+    client.exit(0x41)
+    client.lcr = 0x83
+    source = LiveSource(client)
+
+    def meanings(*accesses):
+        for value, port in accesses:
+            client.exit(value, port)
+        source.poll()
+        return [source.entry(record).meaning for record in source.records[-len(accesses) :]]
+
+    # LCR was set before the first exit that is still there.
+    assert meanings((0x01, 0x3F8)) == ["DLL = 0x1"]
+    assert source.entry(source.records[0]).meaning == "DLL = 0x41"
+    assert meanings((0x03, 0x3FB), (0x42, 0x3F8)) == ["LCR = WLS=8", "THR = 0x42"]
+    assert source.entry(source.records[0]).meaning == "DLL = 0x41"
+    assert [row.what for row in source.places if row.where == "out 0x3f8"] == ["THR = 0x42"]
+    # What came meanwhile is lost, and with it what LCR was set to.
+    lost = [(n & 0xFF, 0x80) for n in range(2000)]
+    assert meanings(*lost, (0x43, 0x3F8))[-1] == "THR/DLL = 0x43"
+    assert meanings((0x83, 0x3FB), (0x44, 0x3F8))[-1] == "DLL = 0x44"
+    source.close()
+
+
 def test_what_was_overwritten_is_told(source, client):
     client.exit(1)
     source.poll()
@@ -176,7 +204,7 @@ def test_only_what_is_looked_at_is_asked_for(source, client):
         source.poll()
         time.sleep(0.02)
     asked = {op for op, _ in client.calls}
-    assert asked <= {"info", "attend", "symbols", "description", "explanation"}
+    assert asked <= {"info", "attend", "symbols", "selected", "description", "explanation"}
 
 
 def test_the_console_comes_once(source, client):

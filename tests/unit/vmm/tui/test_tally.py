@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from devices.uart16550 import Uart16550
+from vmm.trace.decoder import Decoder
 from vmm.trace.devicemap import DeviceMap, Place
+from vmm.trace.records import DTYPE
 from vmm.tui.tally import Tally
 
 SECOND = 1_000_000_000
@@ -14,7 +17,7 @@ SECOND = 1_000_000_000
 @pytest.fixture
 def tally() -> Tally:
     place = Place("port", 0x3F8, 0x400, 0x3F8, "com1", Uart16550.registers)
-    return Tally(DeviceMap([place]))
+    return Tally(Decoder(DeviceMap([place]), np.empty(0, DTYPE), from_start=True))
 
 
 def test_rates_are_those_of_the_last_full_second(tally, make_records):
@@ -44,7 +47,7 @@ def test_places_tell_their_last_access(tally, make_records):
     tally.add(make_records(10))
     told = {row.where: row for row in tally.places}
     assert told.keys() == {"out 0x3f8", "in 0x3fd"}
-    assert told["out 0x3f8"].what == "THR/DLL = 0x45"  # the fifth letter
+    assert told["out 0x3f8"].what == "THR = 0x45"  # the fifth letter
     assert told["in 0x3fd"].what == "LSR = THRE|TEMT"
     assert {row.name for row in told.values()} == {"com1"}
     assert sum(row.share for row in told.values()) == pytest.approx(1.0)
