@@ -16,7 +16,7 @@ from vmm.late import Devices, LateDevice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import ParamSpec, TypeVar
+    from typing import Any, ParamSpec, TypeVar
 
     from devices.protocols import Device
     from vmm.hardware import Hardware
@@ -49,6 +49,8 @@ class Backplane:
         self.devices = Devices()
         self.journal: Journal | None = None
         """What devices are given and what they do, where that is kept."""
+        self.saved: dict[str, dict[str, Any]] = {}
+        """States out of a snapshot that no device has claimed yet, by name."""
         self._hardware = hardware
         self._trace = trace
 
@@ -90,9 +92,23 @@ class Backplane:
             size = mapping.end - mapping.start
             self._hardware().coalesce(mapping.start, size, pio=pio is not None)
         self.devices.add(device)
+        self.claim(device)
         if self._trace is not None:
             self._trace.devices_changed()
         return mapping
+
+    def claim(self, device: Device | LateDevice) -> None:
+        """Give a device the state that a snapshot has of it, where it has one.
+
+        Raises:
+            SnapshotError: the state does not fit.
+        """
+        state = self.saved.pop(device.name, None)
+        if state is not None:
+            from vmm.snapshot.device_states import load_state
+
+            with self.lock:
+                load_state(device.device if isinstance(device, LateDevice) else device, state)
 
     def on_out(self, port: int, function: Callable[[int, int], None], *, coalesced: bool) -> None:
         """Have `function` take what the guest writes to a port."""

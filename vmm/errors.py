@@ -34,6 +34,7 @@ __all__ = [
     "KvmUnavailable",
     "LifecycleError",
     "MappingOverlap",
+    "SnapshotError",
     "TraceError",
     "VmmError",
 ]
@@ -75,6 +76,10 @@ class GuestMemoryError(VmmError, GuestAddressError):
 
 class TraceError(VmmError):
     """A trace cannot be read, or holds nothing of what was asked for."""
+
+
+class SnapshotError(VmmError):
+    """A snapshot cannot be taken, read, or put back here."""
 
 
 class LifecycleError(VmmError):

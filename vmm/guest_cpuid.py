@@ -16,15 +16,17 @@ _supported: list[CpuidEntry] = []
 
 def set_guest_cpuid(
     kvm: kvm_bindings.System, vcpu: kvm_bindings.Vcpu, features: str, *, cpus: int, lapic: bool
-) -> None:
-    """Set a new vCPU's CPUID; `lapic` says whether KVM emulates its local APIC.
+) -> list[CpuidEntry]:
+    """Set a new vCPU's CPUID and return it; `lapic` says whether KVM emulates its local APIC.
 
     Raises:
         ConfigError: a name in `features` is not known, or asks for what KVM does not support.
     """
     if not _supported:
         _supported.extend(kvm.supported_cpuid())
-    vcpu.set_cpuid2(_table(features, vcpu.index, cpus, lapic))
+    table = _table(features, vcpu.index, cpus, lapic)
+    vcpu.set_cpuid2(table)
+    return table
 
 
 @lru_cache(maxsize=64)

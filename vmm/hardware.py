@@ -24,6 +24,7 @@ from vmm.vcpu import Vcpu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from kvm_bindings import CpuidEntry
     from kvm_bindings.stats import Stats
     from vmm.cpustate import CpuState
     from vmm.last_seen import LastSeen
@@ -77,7 +78,13 @@ class Hardware:
         self._trace = trace
         self.vcpus: list[Vcpu] = []
         self._pio, self._mmio, self._lock, self._control = pio, mmio, lock, control
-        self._levels: dict[int, bool] = {}
+        self.lines: dict[int, bool] = {}
+        """The level at which devices hold each interrupt line, by gsi."""
+        self.saved_msrs: tuple[int, ...] = ()
+        """The MSRs that snapshots have, once one was taken."""
+        self.cpuid: list[tuple[CpuidEntry, ...]] = []
+        """What each vCPU was told to show. (KVM_GET_CPUID2 has the host's on kvm_pvm.)"""
+        self._capabilities: dict[int, int] = {}
         self._slots: list[Region] = []
         self._coalesced: CoalescedWrites | None = None
         self._last_seen: dict[int, LastSeen] = {}
@@ -97,6 +104,13 @@ class Hardware:
         """KVM's file descriptor for the machine."""
         assert self._vm is not None
         return self._vm
+
+    def has(self, capability: int) -> int:
+        """Ask for a capability (KVM_CAP_*) of this VM: 0, 1 or a limit."""
+        found = self._capabilities.get(capability)
+        if found is None:
+            found = self._capabilities[capability] = self.vm.check_extension(capability)
+        return found
 
     def map_new_regions(self) -> None:
         """Give KVM the regions of memory that it does not have yet."""
@@ -126,11 +140,17 @@ class Hardware:
         vcpu.regs.forget()
         vcpu.sregs.forget()
 
+    def registers_were_set(self) -> None:
+        """Registers of vCPUs were set from outside: whoever keeps copies takes new ones."""
+        for index, kept in self._last_seen.items():
+            kvm = self.vcpus[index].kvm
+            kept.start(kvm.get_regs(), kvm.get_sregs())
+
     def irq(self, gsi: int) -> IrqLine:
         """The interrupt line `gsi`; not connected where there is no interrupt controller."""
         if not self.irqchip:
             return no_irq
-        vm, levels, trace = self.vm, self._levels, self._trace
+        vm, levels, trace = self.vm, self.lines, self._trace
 
         def drive(level: bool) -> None:
             # KVM is told of changes only: an ioctl costs as much as an exit.
@@ -230,5 +250,6 @@ class Hardware:
 
                 kept = self._last_seen[index] = LastSeen(vcpu.kvm)
                 vcpu.call_before(kept.note)
-            set_guest_cpuid(kvm, vcpu.kvm, features, cpus=cpus, lapic=self.irqchip)
+            table = set_guest_cpuid(kvm, vcpu.kvm, features, cpus=cpus, lapic=self.irqchip)
+            self.cpuid.append(tuple(table))
         self._initial_sregs = self.vcpus[0].kvm.get_sregs()

@@ -6,9 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 
 from devices.records import Record
-from vmm.board import add_pc
 from vmm.errors import BootError, ConfigError
-from vmm.host.console import Console
+from vmm.furnish import PAYLOAD_PREFIX, furnish
 from vmm.host.routing import InputRoute
 from vmm.layout import MemoryLayout, parse_size
 from vmm.loader import load
@@ -23,9 +22,8 @@ if TYPE_CHECKING:
 
     from vmm.symbols import Symbols
 
-__all__ = ["PAYLOAD_PREFIX", "boot"]
+__all__ = ["boot"]
 
-PAYLOAD_PREFIX = "payload:"
 _DEFAULT_MEMORY = 64 << 20
 _FLOPPY_SIZES = frozenset(k << 10 for k in (160, 180, 320, 360, 720, 1200, 1440, 2880))
 
@@ -154,30 +152,12 @@ def boot(
             "disks": list(disks),
             "testdev": testdev or found.testdev,
             "input": input,
+            "bios": plan.bios,
+            "devices": list(devices),
             "symbols": None if symbols is None else str(symbols),
         }
         machine.symbol_source = names
-        machine.console = Console(console, lock=machine.lock)
-        add_pc(
-            machine, machine.console, input=input, bios=plan.bios, testdev=testdev or found.testdev
-        )
-        if plan.bios:
-            from vmm.host.drives import open_drives
-            from vmm.python_bios import add_bios
-
-            drives = open_drives(found.path, options.boot_drive, disks)
-            machine.bios = add_bios(
-                machine,
-                machine.console,
-                disks=drives,
-                com1=machine.devices["com1"],
-                terminal=terminal,
-            )
-        if devices:
-            from vmm.userdev import add_user_device
-
-            for text in devices:
-                add_user_device(machine, text)
+        furnish(machine, machine.settings, console=console, terminal=terminal)
         machine.boot(plan)
     except BaseException:
         machine.close()

@@ -36,7 +36,7 @@ from vmm.vcpu import Vcpu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import ParamSpec, TypeVar
+    from typing import Any, ParamSpec, TypeVar
 
     from devices.protocols import Device
     from devices.wiring import IrqLine
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from vmm.counts import ExitCounts
     from vmm.cpustate import CpuState
     from vmm.host.events import HostEvents
+    from vmm.snapshot.snapshot import Snapshot
     from vmm.symbols import Symbols
     from vmm.trace.recorder import Journal
 
@@ -118,6 +119,8 @@ class Machine:
         """The guest's console, where the machine has a device that writes to one."""
         self.settings: dict[str, object] = dict(vars(config))
         """What the machine was made with, as values that JSON has."""
+        self.furnish: Callable[[Machine, Callable[[bytes], None] | None], None] | None = None
+        """Gives another machine the devices that this one has, where that is known."""
         self.plan: BootPlan | None = None
         """What the machine was booted from."""
         self.bios: Bios | None = None
@@ -188,6 +191,11 @@ class Machine:
     def vm(self) -> kvm_bindings.VM:
         """KVM's file descriptor for the machine."""
         return self._open().vm
+
+    @property
+    def hardware(self) -> Hardware:
+        """What KVM holds of the machine."""
+        return self._open()
 
     @property
     def vcpus(self) -> tuple[Vcpu, ...]:
@@ -288,6 +296,15 @@ class Machine:
         return self._backplane.add(
             device, pio=pio, mmio=mmio, base=base, coalesced=coalesced, default=default
         )
+
+    @property
+    def saved_states(self) -> dict[str, dict[str, Any]]:
+        """States out of a snapshot, by the names of devices that have not been added yet."""
+        return self._backplane.saved
+
+    def claim(self, device: Device | LateDevice) -> None:
+        """Give a device that is on a bus already its state out of the snapshot, if it has one."""
+        self._backplane.claim(device)
 
     def on_out(self, port: int, *, coalesced: bool = False) -> Callable[[OutFunction], OutFunction]:
         """Decorate a function that takes what the guest writes to a port: `f(value, size)`."""
@@ -486,6 +503,29 @@ class Machine:
             raise ConfigError("this machine keeps no trace; make it without trace=False")
         result = self.last_result
         self.trace.save(path, None if result is None else result.facts())
+
+    # -- snapshots --------------------------------------------------------------------------
+
+    def snapshot(self, path: str | None = None) -> Snapshot:
+        """Take the machine's whole state: processors, chips, devices and memory.
+
+        A run in progress is held meanwhile. `vmm.restore` makes machines of it, here or anywhere.
+
+        Args:
+            path: a file for it, written beside it first and renamed when it is complete; None:
+                it is kept in memory.
+
+        Raises:
+            SnapshotError: a device cannot be saved, or the file cannot be written.
+            LifecycleError: the machine is closed or has failed.
+        """
+        if path is None:
+            from vmm.snapshot.capture import take_snapshot
+
+            return take_snapshot(self)
+        from vmm.snapshot.file import write_snapshot
+
+        return write_snapshot(self, path)
 
     # -- closing ---------------------------------------------------------------------------
 

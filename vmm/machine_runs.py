@@ -118,6 +118,12 @@ class MachineRuns:
             raise ConfigError(
                 f"max_exits {max_exits}: give a whole number from 1 on, or None for no bound"
             )
+        if self._backplane.saved:
+            names = ", ".join(self._backplane.saved)
+            raise ConfigError(
+                f"the snapshot has a state for {names}, and no such device was added: add it as it "
+                "was, or drop the state (machine.saved_states.clear())"
+            )
         if self._trace is not None:
             self._trace.describe()
         self.last = None

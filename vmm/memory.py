@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from vmm.errors import ConfigError, GuestMemoryError, MappingOverlap
 from vmm.layout import PAGE_SIZE, MemoryLayout
+from vmm.mapping import map_over
 
 __all__ = ["GuestMemory", "Region"]
 
@@ -64,6 +65,8 @@ class GuestMemory:
         self.huge_pages = huge_pages
         self._regions: list[Region] = []
         self._starts: list[int] = []
+        self.base: tuple[int, int] | None = None
+        """The file, and where in it, that RAM is a private copy of; None: RAM is `fd` itself."""
         flags = os.MFD_CLOEXEC
         if huge_pages:
             if any(r.size % _HUGE_PAGE for r in layout.ranges):
@@ -107,6 +110,31 @@ class GuestMemory:
         region = Region(gpa, size, mapping, memoryview(mapping), True, what)
         self._insert(region)
         return region
+
+    def ram_offset(self, region: Region) -> int:
+        """Where a region of RAM begins in `fd`, or behind the offset of `base`."""
+        return sum(r.size for r in self._regions if not r.readonly and r.gpa < region.gpa)
+
+    def map_privately(self, fd: int, offset: int) -> None:
+        """Make RAM a private copy of a file from `offset` on: pages are read when they are first
+        touched, and what is written stays here. What RAM held is gone.
+
+        Addresses stay as they are, in the guest and in this process. The file must not become
+        shorter.
+
+        Raises:
+            OSError: the file cannot be mapped.
+        """
+        if self.huge_pages:
+            raise ConfigError("memory of huge pages cannot be mapped from a file")
+        for region in self._regions:
+            if not region.readonly:
+                map_over(region.hva, region.size, fd, offset + self.ram_offset(region))
+        if self.base is not None:
+            os.close(self.base[0])
+        self.base = os.dup(fd), offset
+        os.ftruncate(self.fd, 0)  # nobody has a mapping of it any more
+        os.ftruncate(self.fd, self.layout.size)
 
     def view(self, gpa: int, size: int) -> memoryview:
         """Return `size` bytes at `gpa` as they are in memory: no copy, shared with the guest.
@@ -175,6 +203,9 @@ class GuestMemory:
                 region.map.close()
         self._regions.clear()
         self._starts.clear()
+        if self.base is not None:
+            os.close(self.base[0])
+            self.base = None
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

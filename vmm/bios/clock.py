@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Mapping
 
 from firmware.bios_data import Bda
 from vmm.bios.host import BiosHost, MissingService, Service
@@ -59,6 +60,21 @@ class Clock(Service):
             0x05: self._set_date,
             0xB1: self._no_pci,
         }
+
+    def save(self) -> dict[str, int]:
+        """The base of the count, and what the guest has set the clock off by."""
+        return {
+            "offset_ns": self._offset_ns,
+            "last": self._last,
+            "base_ticks": self._base_ticks,
+            "since_base_ns": self.host.clock_ns() - self._base_ns,
+        }
+
+    def load(self, saved: Mapping[str, int]) -> None:
+        """Count on from where it was."""
+        self._offset_ns, self._last = saved["offset_ns"], saved["last"]
+        self._base_ticks = saved["base_ticks"]
+        self._base_ns = self.host.clock_ns() - saved["since_base_ns"]
 
     def start(self) -> None:
         """Begin to count from the ticks that the data area holds."""

@@ -7,7 +7,7 @@ the run's report should say is in `notes`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from firmware.bios_data import BDA_START, EBDA_SEGMENT, build_data_area
@@ -69,6 +69,19 @@ class Bios:
             self._others[vector] = partial(self._fault, vector)
         for vector in range(0x0A, 0x10):
             self._others[vector] = partial(self._shared, vector)
+
+    def save(self) -> dict[str, dict[str, int]]:
+        """What services remember beside guest memory, by their names."""
+        return {service.name: service.save() for service in self._services.values()}
+
+    def load(self, saved: Mapping[str, Mapping[str, int]]) -> None:
+        """Remember what `save` gave; guest memory has been put back already.
+
+        Raises:
+            KeyError: something is missing in it.
+        """
+        for service in self._services.values():
+            service.load(saved[service.name])
 
     @property
     def notes(self) -> list[str]:

@@ -194,6 +194,14 @@ class Service:
         self.ram = host.ram
         self.functions: Mapping[int, Callable[[BiosRegisters], None]] = {}
 
+    def save(self) -> dict[str, int]:
+        """What the service remembers between two calls, beside what is in guest memory. Times are
+        counted from now."""
+        return {}
+
+    def load(self, saved: Mapping[str, int]) -> None:
+        """Remember what `save` gave."""
+
     def handle(self, regs: BiosRegisters) -> None:
         """Carry out the function in AH.
 

@@ -69,6 +69,12 @@ class TextScreen:
         self._compare(self.active_page)
         return self._drawn
 
+    def load(self, drawn: bool) -> None:
+        """Take what memory shows for what the BIOS put there; `drawn` says whether a program had
+        drawn by itself before."""
+        self._shadow[:] = self._ram.read(_WINDOW, _WINDOW_SIZE) or bytes(_WINDOW_SIZE)
+        self._drawn = drawn
+
     def address(self, page: int, row: int, column: int) -> int:
         """Guest-physical address of a cell."""
         start = 0xB0000 if self._ram.get(Bda.VIDEO_MODE) == 7 else 0xB8000

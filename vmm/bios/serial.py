@@ -6,6 +6,8 @@ Communications; National Semiconductor PC16550D, Registers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vmm.bios.host import WAIT_S, BiosHost, Service
 from vmm.bios.registers import BiosRegisters
 
@@ -38,6 +40,14 @@ class Serial(Service):
             0x02: self._receive,
             0x03: self._status,
         }
+
+    def save(self) -> dict[str, int]:
+        """How long a byte is waited for."""
+        return {"deadline_ns": self._deadline_ns - self.host.clock_ns()}
+
+    def load(self, saved: Mapping[str, int]) -> None:
+        """Wait on for it."""
+        self._deadline_ns = self.host.clock_ns() + saved["deadline_ns"]
 
     def missing(self, regs: BiosRegisters) -> None:
         """Answer as an absent port does: timed out."""

@@ -10,6 +10,7 @@ Spec: IBM PS/2 and PC BIOS Interface Technical Reference, Interrupt 15h - System
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 from firmware.bios_data import EBDA_SEGMENT, Bda
 from firmware.bios_rom import CONFIG_TABLE, ROM_SEGMENT
@@ -48,6 +49,14 @@ class System(Service):
             0xE8: self._memory_map,
             0xEC: self._target_mode,
         }
+
+    def save(self) -> dict[str, int]:
+        """How long a caller still waits."""
+        return {"wait_ns": self._wait_until_ns - self.host.clock_ns()}
+
+    def load(self, saved: Mapping[str, int]) -> None:
+        """Let it wait on."""
+        self._wait_until_ns = self.host.clock_ns() + saved["wait_ns"]
 
     def missing(self, regs: BiosRegisters) -> None:
         """Answer with AH=86h and carry set."""

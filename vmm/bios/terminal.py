@@ -10,6 +10,8 @@ Spec: ECMA-48, Control functions (CUU, CUD, CHA, ED, SGR).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from devices.wiring import ByteSink
 from vmm.bios.screen import DEFAULT_ATTRIBUTE, ROWS, decode
 
@@ -30,6 +32,15 @@ class TextStream:
         self._used = False
         self.sent = 0
         """How many bytes went out."""
+
+    def save(self) -> dict[str, int]:
+        """Where the next text goes, if nothing moves it."""
+        return {"row": self._row, "column": self._column, "used": self._used}
+
+    def load(self, saved: Mapping[str, int]) -> None:
+        """Go on from there."""
+        self._row, self._column = saved["row"], saved["column"]
+        self._used = bool(saved["used"])
 
     def show(self, row: int, column: int, characters: bytes, attribute: int) -> None:
         """Show characters from a cell on; they stay within its row."""

@@ -9,6 +9,8 @@ Interrupt List, INT 10.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from firmware.bios_data import Bda
 from firmware.bios_rom import FONT_8X8, FONT_8X16, ROM_SEGMENT
 from vmm.bios.host import BiosHost, MissingService, Service
@@ -57,6 +59,15 @@ class Video(Service):
             0x13: self._write_string,
             0x1A: self._display_code,
         }
+
+    def save(self) -> dict[str, int]:
+        """Where the stream of text stands, and whether a program drew by itself."""
+        return {**self._stream.save(), "drawn": self.screen.drawn_directly}
+
+    def load(self, saved: Mapping[str, int]) -> None:
+        """Go on with a screen that is in guest memory already."""
+        self._stream.load(saved)
+        self.screen.load(bool(saved["drawn"]))
 
     def missing(self, regs: BiosRegisters) -> None:
         """Answer as video BIOSes do: registers unchanged, but VESA calls fail in AX."""

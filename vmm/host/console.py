@@ -95,6 +95,11 @@ class Console:
         return len(self._waiting)
 
     @property
+    def unsent(self) -> bytes:
+        """The input that no device has taken yet."""
+        return bytes(self._waiting)
+
+    @property
     def has_room(self) -> bool:
         """Whether input should be sent now: what waits has a bound, but `send` has none."""
         return len(self._waiting) < _INPUT_ENOUGH

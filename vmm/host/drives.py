@@ -25,12 +25,12 @@ def parse_disk(text: str) -> tuple[str, DiskAccess]:
 
 
 def open_drives(
-    boot: str | Path | None, number: int, others: Sequence[str]
+    boot: str | Path | None, number: int, others: Sequence[str], *, private: bool = False
 ) -> dict[int, DiskImage]:
     """Open the boot image as drive `number`, and the others as the hard disks after it.
 
     The boot image is written to where its file allows it; where it does not, what the guest
-    writes is kept for the run and then forgotten.
+    writes is kept for the run and then forgotten. With `private` that is so for all of them.
 
     Raises:
         ConfigError: a file cannot be opened, or there are more than eight hard disks.
@@ -38,7 +38,9 @@ def open_drives(
     drives: dict[int, DiskImage] = {}
     try:
         if boot is not None:
-            access: DiskAccess = "writable" if os.access(boot, os.W_OK) else "private"
+            access: DiskAccess = "private"
+            if not private and os.access(boot, os.W_OK):
+                access = "writable"
             drives[number] = DiskImage(boot, access=access)
         free = [
             n
@@ -49,6 +51,8 @@ def open_drives(
             raise ConfigError(f"{len(others)} disks: the BIOS has numbers for {len(free)} more")
         for text, drive in zip(others, free, strict=False):
             path, chosen = parse_disk(text)
+            if private and chosen == "writable":
+                chosen = "private"
             drives[drive] = DiskImage(path, access=chosen)
     except BaseException:
         for disk in drives.values():

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
     from devices.i8042 import I8042
-    from devices.protocols import Device
+    from devices.protocols import Device, State
     from devices.uart16550 import Uart16550
     from vmm.host.console import Console
     from vmm.host.irq1 import Irq1
@@ -83,6 +83,17 @@ class SerialListener:
         """Reset the UART and forget that somebody waited."""
         self.uart.reset()
         self._polls = 0
+
+    def save(self) -> State:
+        """The UART's state."""
+        return self.uart.save()
+
+    def load(self, state: State) -> None:
+        """Become the port that `state` was saved from; a guest that waited still does."""
+        self.uart.load(state)
+        self._use()
+        if self.uart.values["IER"] & _RECEIVE_INTERRUPT and not self.listening:
+            self._listen()
 
     def _use(self) -> None:
         self.used = True

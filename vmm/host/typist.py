@@ -15,6 +15,7 @@ from functools import partial
 
 from devices.i8042 import I8042
 from devices.i8042_registers import STATUS
+from devices.protocols import State
 from vmm.bios.keys import Key, KeyDecoder, scancodes_for
 from vmm.host.console import Console
 from vmm.host.irq1 import Irq1
@@ -174,6 +175,16 @@ class KeyboardListener:
     def reset(self) -> None:
         """Reset the controller; what was not typed yet is lost."""
         self.keyboard.reset()
+        self._typist.reset()
+        self._polls = 0
+
+    def save(self) -> State:
+        """The controller's state; what was typed and not sent yet is on its way, and is lost."""
+        return self.keyboard.save()
+
+    def load(self, state: State) -> None:
+        """Become the controller that `state` was saved from."""
+        self.keyboard.load(state)
         self._typist.reset()
         self._polls = 0
 

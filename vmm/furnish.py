@@ -1,0 +1,67 @@
+"""Furnishing a machine: console, a PC's devices, the Python BIOS with its disks, users' devices.
+
+What is to be there stands in settings that JSON has, so that a machine out of a snapshot is
+furnished as the one was that it was taken of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from vmm.board import add_pc
+from vmm.host.console import Console
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmm.machine import Machine
+
+__all__ = ["PAYLOAD_PREFIX", "furnish"]
+
+PAYLOAD_PREFIX = "payload:"
+"""What the name of a built-in guest begins with, where a file's would stand."""
+
+
+def furnish(
+    machine: Machine,
+    settings: Mapping[str, Any],
+    *,
+    console: Callable[[bytes], None] | None = None,
+    terminal: bool = False,
+    private: bool = False,
+) -> None:
+    """Give a new machine what its settings say.
+
+    Args:
+        machine: has no devices yet.
+        settings: of `vmm.launch.boot`: input, testdev, bios, image, boot_drive, disks, devices.
+        console: called with the guest's output.
+        terminal: the console understands cursor movement and colours.
+        private: what the guest writes to its disks is its own, and gone with it.
+
+    Raises:
+        ConfigError: a disk or a user's device cannot be had.
+    """
+    machine.console = Console(console, lock=machine.lock)
+    bios, route = settings["bios"], settings["input"]
+    add_pc(machine, machine.console, input=route, bios=bios, testdev=settings["testdev"])
+    if bios:
+        from vmm.host.drives import open_drives
+        from vmm.python_bios import add_bios
+
+        image = settings["image"]
+        boot = None if image.startswith(PAYLOAD_PREFIX) else image
+        drives = open_drives(boot, settings["boot_drive"], settings["disks"], private=private)
+        machine.bios = add_bios(
+            machine,
+            machine.console,
+            disks=drives,
+            com1=machine.devices["com1"],
+            terminal=terminal,
+        )
+    if settings["devices"]:
+        from vmm.userdev import add_user_device
+
+        for text in settings["devices"]:
+            add_user_device(machine, text)

@@ -1,0 +1,117 @@
+"""From a snapshot to a machine that goes on where it was taken.
+
+The machine is made anew and furnished as its settings say; then its state is put back: memory,
+interrupt controllers and timer, vCPUs, clock. A device takes its state when it is added to the
+machine, so that users' own are wired again by adding them; whoever is missing then is named when
+the machine runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from kvm_bindings import constants as c
+from vmm.config import MachineConfig
+from vmm.cpuid import feature_names
+from vmm.errors import ConfigError, SnapshotError
+from vmm.furnish import furnish
+from vmm.machine import Machine
+from vmm.snapshot.put import put_state
+from vmm.snapshot.snapshot import Snapshot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["restore"]
+
+_NOT_COMPARED = frozenset({"hypervisor", "ht", "osxsave", "ospke", "apic", "x2apic"})
+"""Features that CPUID shows by the state of the processor, or whatever KVM says."""
+
+
+def restore(
+    snapshot: Snapshot | str | os.PathLike[str],
+    *,
+    console: Callable[[bytes], None] | None = None,
+    terminal: bool = False,
+    disks: str = "private",
+    trace: str | bool = True,
+    kvm: str = "/dev/kvm",
+) -> Machine:
+    """Make a machine of a snapshot, ready to run on.
+
+    Functions and devices of your own are not in a snapshot: add them to the machine as you did
+    before. A device whose name has a saved state is given that when it is added.
+
+    Args:
+        snapshot: what `Machine.snapshot` returned, or its file.
+        console: called with the guest's output as it comes.
+        terminal: the console understands cursor movement and colours.
+        disks: "private": what the guest writes to its disks is kept for this machine only, so that
+            any number can be made of one snapshot; "shared": it is written to the files, as the
+            machine did that the snapshot was taken of.
+        trace: True: the last exits are kept; a file: all of them are, in it; False: none.
+        kvm: the device node.
+
+    Raises:
+        SnapshotError: the file is damaged or not for this version; or this host lacks what the
+            state needs, which the message names. Nothing has run then.
+        ConfigError: a disk or a device of the settings cannot be had.
+        KvmUnavailable: KVM cannot be used here.
+    """
+    if disks not in ("private", "shared"):
+        raise ConfigError(f"disks={disks!r}: choose 'private' or 'shared'")
+    if not isinstance(snapshot, Snapshot):
+        from vmm.snapshot.file import read_snapshot
+
+        with read_snapshot(snapshot) as read:
+            return restore(
+                read, console=console, terminal=terminal, disks=disks, trace=trace, kvm=kvm
+            )
+    config = _config(snapshot)
+    machine = Machine(**config, trace=trace, kvm=kvm)
+    try:
+        _refuse_missing(machine, snapshot)
+
+        def refurnish(other: Machine, sink: Callable[[bytes], None] | None) -> None:
+            furnish(
+                other,
+                snapshot.settings,
+                console=sink,
+                terminal=terminal,
+                private=disks == "private",
+            )
+
+        put_state(machine, snapshot, refurnish if "bios" in snapshot.settings else None, console)
+    except BaseException:
+        machine.close()
+        raise
+    return machine
+
+
+def _config(snapshot: Snapshot) -> dict[str, Any]:
+    try:
+        return {name: snapshot.settings[name] for name in MachineConfig._fields}
+    except KeyError as error:
+        raise SnapshotError(f"the snapshot does not say what its machine was: {error}") from None
+
+
+def _refuse_missing(machine: Machine, snapshot: Snapshot) -> None:
+    """Refuse a state that this host cannot hold, by the names of what it lacks.
+
+    Raises:
+        SnapshotError: it lacks something.
+    """
+    supported = set(feature_names(machine.hardware.kvm.supported_cpuid())) | _NOT_COMPARED
+    lacking = [name for name in feature_names(snapshot.vcpus[0].cpuid) if name not in supported]
+    if lacking:
+        raise SnapshotError(
+            f"the snapshot's guest was shown CPU features that KVM does not have here: "
+            f"{', '.join(lacking)}; take it with --cpu -{',-'.join(lacking)}"
+        )
+    parts = {"xsave": c.KVM_CAP_XSAVE, "xcrs": c.KVM_CAP_XCRS, "debugregs": c.KVM_CAP_DEBUGREGS}
+    parts |= {"events": c.KVM_CAP_VCPU_EVENTS, "lapic": c.KVM_CAP_IRQCHIP}
+    for part, capability in parts.items():
+        if part in snapshot.vcpus[0].parts and not machine.hardware.has(capability):
+            raise SnapshotError(f"the snapshot has {part}, which KVM here has no room for")

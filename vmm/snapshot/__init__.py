@@ -1,0 +1,1 @@
+"""Snapshots: a machine's whole state, kept, copied, and returned to."""

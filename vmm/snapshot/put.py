@@ -1,0 +1,67 @@
+"""Putting a snapshot's state into a new machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from vmm.errors import SnapshotError
+from vmm.snapshot.chips import put_chips, put_clock
+from vmm.snapshot.cpu import put_vcpu
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    from vmm.machine import Machine
+    from vmm.snapshot.snapshot import Snapshot
+
+    Sink: TypeAlias = Callable[[bytes], None] | None
+    Furnish: TypeAlias = Callable[[Machine, Sink], None]
+
+__all__ = ["put_state"]
+
+
+def put_state(machine: Machine, snapshot: Snapshot, furnish: Furnish | None, sink: Sink) -> None:
+    """Make a new machine of the same configuration what the snapshot was taken of.
+
+    Args:
+        machine: has run nothing, and has no devices but those that every machine has.
+        snapshot: the state.
+        furnish: gives a machine its devices; None where it had none but the program's own.
+        sink: gets the guest's output.
+
+    Raises:
+        SnapshotError: some of the state does not fit here.
+    """
+    machine.settings = dict(snapshot.settings)
+    machine.furnish = furnish
+    machine.saved_states.update({name: dict(state) for name, state in snapshot.devices.items()})
+    # Devices find their lines as they held them, so that none is driven a second time.
+    machine.hardware.lines.update(snapshot.vm.lines)
+    for place in machine.devices.places():
+        machine.claim(place)
+    if furnish is not None:
+        furnish(machine, sink)
+    snapshot.image.put(machine.memory)
+    hardware = machine.hardware
+    hardware.map_new_regions()
+    put_chips(machine.vm, snapshot.vm)
+    for vcpu, state in zip(machine.vcpus, snapshot.vcpus, strict=True):
+        put_vcpu(vcpu.kvm, state, has=hardware.has)
+        hardware.cpuid[vcpu.index] = state.cpuid
+        vcpu.regs.forget()
+        vcpu.sregs.forget()
+    put_clock(machine.vm, snapshot.vm)
+    hardware.registers_were_set()
+    _put_others(machine, snapshot.others)
+
+
+def _put_others(machine: Machine, others: Mapping[str, Any]) -> None:
+    try:
+        if machine.bios is not None and "bios" in others:
+            machine.bios.load(others["bios"])
+        typed = bytes.fromhex(others.get("typed", ""))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SnapshotError(f"the snapshot's state of the BIOS is damaged: {error!r}") from None
+    if typed:
+        machine.console.send(typed)

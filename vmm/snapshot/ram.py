@@ -1,0 +1,213 @@
+"""A machine's memory as an image: a file in which it lies range after range, holes and all.
+
+    0          RAM, its ranges one behind the other (as `GuestMemory` has them in its memfd)
+    behind it  read-only memory, each region from a page boundary
+
+What was never written is a hole in the image and costs nothing. Putting an image back maps it
+privately over the machine's memory: pages are read when they are first touched, and what the guest
+writes stays its own.
+
+Spec: lseek(2), SEEK_DATA and SEEK_HOLE; proc(5), /proc/pid/pagemap.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterator
+
+from devices.records import Record
+from vmm.layout import PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmm.memory import GuestMemory, Region
+
+__all__ = [
+    "ImageRegion",
+    "MemoryImage",
+    "copy_memory",
+    "data_of_file",
+    "image_regions",
+    "used_ranges",
+]
+
+_PIECE = 1 << 20
+_PRESENT_OR_SWAPPED = 0b11 << 62
+_ENTRIES = 1 << 16
+_ZEROS = bytes(64 << 10)
+
+
+class ImageRegion(Record):
+    """`size` bytes at guest-physical address `gpa`, which lie at `offset` in the image."""
+
+    gpa: int
+    size: int
+    offset: int
+    readonly: bool
+    what: str
+
+
+class MemoryImage:
+    """An open image.
+
+    Args:
+        fd: the file; closed with this object.
+        offset: where in the file the image begins, a page boundary.
+        regions: what lies where.
+    """
+
+    def __init__(self, fd: int, offset: int, regions: tuple[ImageRegion, ...]) -> None:
+        self.fd = fd
+        self.offset = offset
+        self.regions = regions
+
+    def put(self, memory: GuestMemory) -> None:
+        """Make `memory` what the image holds: RAM of the same layout, and its read-only regions,
+        those that are not there yet."""
+        memory.map_privately(self.fd, self.offset)
+        have = {region.gpa: region for region in memory if region.readonly}
+        for region in self.regions:
+            if region.readonly:
+                data = os.pread(self.fd, region.size, self.offset + region.offset)
+                if region.gpa in have:
+                    memory.write(region.gpa, data)
+                else:
+                    memory.add_rom(region.gpa, data, region.what)
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """`size` bytes at `gpa`, which lie in one region.
+
+        Raises:
+            KeyError: they do not.
+        """
+        for region in self.regions:
+            if region.gpa <= gpa and gpa + size <= region.gpa + region.size:
+                return os.pread(self.fd, size, self.offset + region.offset + gpa - region.gpa)
+        raise KeyError(gpa)
+
+    def close(self) -> None:
+        """Let go of the file; mappings of it stay."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def image_regions(memory: GuestMemory) -> tuple[ImageRegion, ...]:
+    """Where the regions of a machine's memory lie in an image of it."""
+    found, offset = [], 0
+    for region in sorted(memory, key=lambda region: (region.readonly, region.gpa)):
+        found.append(ImageRegion(region.gpa, region.size, offset, region.readonly, region.what))
+        offset += region.size
+    return tuple(found)
+
+
+def copy_memory(memory: GuestMemory, fd: int, offset: int) -> list[tuple[int, int]]:
+    """Write what was ever written of a machine's memory into the file at `offset`, and leave holes
+    for the rest. The vCPUs stand still.
+
+    Returns:
+        What was written: (offset in the image, size), in ascending order.
+
+    Raises:
+        OSError: the file does not take it.
+    """
+    by_gpa = {region.gpa: region for region in memory}
+    written: list[tuple[int, int]] = []
+    for place in image_regions(memory):
+        region = by_gpa[place.gpa]
+        for start, end in used_ranges(memory, region):
+            for at in range(start, end, _PIECE):
+                piece = region.view[at : min(at + _PIECE, end)]
+                _write_data(piece, fd, offset, place.offset + at, written)
+    return written
+
+
+def _write_data(
+    piece: memoryview, fd: int, offset: int, at: int, written: list[tuple[int, int]]
+) -> None:
+    """Write the parts of a piece that are not all zeros."""
+    for start in range(0, len(piece), len(_ZEROS)):
+        part = piece[start : start + len(_ZEROS)]
+        if part == _ZEROS[: len(part)]:
+            continue
+        done = 0
+        while done < len(part):
+            done += os.pwrite(fd, part[done:], offset + at + start + done)
+        if written and sum(written[-1]) == at + start:
+            written[-1] = (written[-1][0], written[-1][1] + len(part))
+        else:
+            written.append((at + start, len(part)))
+
+
+def used_ranges(memory: GuestMemory, region: Region) -> Iterator[tuple[int, int]]:
+    """The ranges of a region that may hold anything but zeros, as offsets in it."""
+    if region.readonly:
+        yield 0, region.size
+        return
+    start = memory.ram_offset(region)
+    if memory.base is None:
+        for first, last in data_of_file(memory.fd, start, region.size):
+            yield first - start, last - start
+        return
+    base_fd, base_offset = memory.base
+    begin = base_offset + start
+    ranges = [
+        (first - begin, last - begin) for first, last in data_of_file(base_fd, begin, region.size)
+    ]
+    yield from _merged([*ranges, *_touched_pages(region)])
+
+
+def data_of_file(fd: int, start: int, size: int) -> Iterator[tuple[int, int]]:
+    """The stretches of a file between `start` and `start + size` that are no holes."""
+    at, end = start, start + size
+    while at < end:
+        try:
+            first = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return
+            raise
+        if first >= end:
+            return
+        last = min(os.lseek(fd, first, os.SEEK_HOLE), end)
+        yield first, last
+        at = last
+
+
+def _touched_pages(region: Region) -> Iterator[tuple[int, int]]:
+    """The pages of a private mapping that this process has, read or written."""
+    try:
+        pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # a sandbox without /proc: any page may be written
+        yield 0, region.size
+        return
+    try:
+        first = region.hva // PAGE_SIZE
+        count = region.size // PAGE_SIZE
+        for chunk in range(0, count, _ENTRIES):
+            asked = min(_ENTRIES, count - chunk)
+            data = os.pread(pagemap, 8 * asked, 8 * (first + chunk))
+            if not data.strip(b"\0"):
+                continue
+            for number, (entry,) in enumerate(struct.iter_unpack("<Q", data)):
+                if entry & _PRESENT_OR_SWAPPED:
+                    at = (chunk + number) * PAGE_SIZE
+                    yield at, at + PAGE_SIZE
+    finally:
+        os.close(pagemap)
+
+
+def _merged(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Ranges in ascending order, those that meet joined."""
+    held: tuple[int, int] | None = None
+    for start, end in sorted(ranges):
+        if held is not None and start <= held[1]:
+            held = (held[0], max(held[1], end))
+        else:
+            if held is not None:
+                yield held
+            held = (start, end)
+    if held is not None:
+        yield held
