@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         KvmUnavailable,
         LifecycleError,
         MappingOverlap,
+        SnapshotError,
         VmmError,
     )
     from vmm.exits import Exit
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from vmm.lifecycle import Phase
     from vmm.machine import Machine
     from vmm.playback import Difference, ReplayResult, replay
+    from vmm.restore import restore
     from vmm.result import RunResult
+    from vmm.snapshot.snapshot import Snapshot
 
 __all__ = [
     "BootError",
@@ -56,9 +59,12 @@ __all__ = [
     "Phase",
     "ReplayResult",
     "RunResult",
+    "Snapshot",
+    "SnapshotError",
     "VmmError",
     "boot",
     "replay",
+    "restore",
     "trace",
 ]
 
@@ -71,8 +77,10 @@ _HOMES = {
     "Phase": "vmm.lifecycle",
     "ReplayResult": "vmm.playback",
     "RunResult": "vmm.result",
+    "Snapshot": "vmm.snapshot.snapshot",
     "boot": "vmm.launch",
     "replay": "vmm.playback",
+    "restore": "vmm.restore",
 }
 
 

@@ -6,6 +6,7 @@ furnished as the one was that it was taken of.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 
 from vmm.board import add_pc
@@ -30,6 +31,7 @@ def furnish(
     console: Callable[[bytes], None] | None = None,
     terminal: bool = False,
     private: bool = False,
+    folder: str = "",
 ) -> None:
     """Give a new machine what its settings say.
 
@@ -39,6 +41,7 @@ def furnish(
         console: called with the guest's output.
         terminal: the console understands cursor movement and colours.
         private: what the guest writes to its disks is its own, and gone with it.
+        folder: what relative names of files are relative to; the current one unless given.
 
     Raises:
         ConfigError: a disk or a user's device cannot be had.
@@ -51,8 +54,9 @@ def furnish(
         from vmm.python_bios import add_bios
 
         image = settings["image"]
-        boot = None if image.startswith(PAYLOAD_PREFIX) else image
-        drives = open_drives(boot, settings["boot_drive"], settings["disks"], private=private)
+        boot = None if image.startswith(PAYLOAD_PREFIX) else os.path.join(folder, image)
+        disks = [os.path.join(folder, disk) for disk in settings["disks"]]
+        drives = open_drives(boot, settings["boot_drive"], disks, private=private)
         machine.bios = add_bios(
             machine,
             machine.console,
@@ -64,4 +68,4 @@ def furnish(
         from vmm.userdev import add_user_device
 
         for text in settings["devices"]:
-            add_user_device(machine, text)
+            add_user_device(machine, os.path.join(folder, text))

@@ -153,6 +153,7 @@ def boot(
             "testdev": testdev or found.testdev,
             "input": input,
             "bios": plan.bios,
+            "folder": os.getcwd(),
             "devices": list(devices),
             "symbols": None if symbols is None else str(symbols),
         }

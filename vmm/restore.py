@@ -81,6 +81,7 @@ def restore(
                 console=sink,
                 terminal=terminal,
                 private=disks == "private",
+                folder=snapshot.settings["folder"],
             )
 
         put_state(machine, snapshot, refurnish if "bios" in snapshot.settings else None, console)

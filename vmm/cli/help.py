@@ -14,9 +14,13 @@ __all__ = [
     "PS_EPILOG",
     "REPLAY_DESCRIPTION",
     "REPLAY_EPILOG",
+    "RESTORE_DESCRIPTION",
+    "RESTORE_EPILOG",
     "RESUME_DESCRIPTION",
     "RUN_DESCRIPTION",
     "RUN_EPILOG",
+    "SNAPSHOT_DESCRIPTION",
+    "SNAPSHOT_EPILOG",
     "STAT_DESCRIPTION",
     "STAT_EPILOG",
     "STOP_DESCRIPTION",
@@ -235,4 +239,31 @@ PAYLOADS_EPILOG = """\
 examples:
   vmm payloads
   vmm run payload:smp --stats
+"""
+
+SNAPSHOT_DESCRIPTION = """\
+Save the whole state of a running machine to a file: processors, interrupt controllers, devices and
+memory. The machine is held meanwhile and then runs on. The file gets its name when it is complete:
+whatever happens before leaves what was there.
+"""
+
+SNAPSHOT_EPILOG = """\
+examples:
+  vmm snapshot boot-1234 before.snap       'vmm ps' lists the names
+  vmm restore before.snap                  go on from there, any number of times
+"""
+
+RESTORE_DESCRIPTION = """\
+Make a machine of a snapshot and let it run on from where it was taken, with its console on this
+terminal. The file is checked before anything runs. What the guest then writes to memory is its own:
+any number of machines can be made of one file, which must stay as it is while they live.
+"""
+
+RESTORE_EPILOG = """\
+Functions and devices of your own are wired again from Python (vmm.restore). Devices that were given
+with --device are loaded from their files again.
+
+examples:
+  vmm restore before.snap
+  vmm restore before.snap --tui --disks shared
 """

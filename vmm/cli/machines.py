@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from typing import Any
 
@@ -12,13 +13,14 @@ from vmm.control.client import Client
 from vmm.control.protocol import ControlError
 from vmm.control.registry import names
 
-__all__ = ["pause", "ps", "resume", "stop"]
+__all__ = ["pause", "ps", "resume", "snapshot", "stop"]
 
 _HEADINGS = ("NAME", "PID", "PHASE", "IMAGE", "VCPUS", "MEMORY", "UPTIME", "EXITS", "EXITS/S")
 _RIGHT = frozenset({"PID", "VCPUS", "MEMORY", "UPTIME", "EXITS", "EXITS/S"})
 _LOOK_S = 0.25
 """How long exits are counted for their rate."""
 _STOP_PATIENCE_S = 10.0
+_SNAPSHOT_PATIENCE_S = 600.0
 _LOOK_AGAIN_S = 0.02
 
 
@@ -50,6 +52,17 @@ def pause(options: Options) -> int:
             client.call("pause")
         else:
             print(_pause_at(client, options.at))
+    return 0
+
+
+def snapshot(options: Options) -> int:
+    """Save the whole state of a machine, which runs on.
+
+    Raises:
+        ControlError: a device of it cannot be saved, or the file cannot be written.
+    """
+    with Client.connect(options.name) as client:
+        client.call("snapshot", path=os.path.abspath(options.file), timeout_s=_SNAPSHOT_PATIENCE_S)
     return 0
 
 

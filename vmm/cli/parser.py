@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from vmm.cli import help as texts
 from vmm.cli.options import Options
-from vmm.cli.run_options import RUN_OPTIONS, TAKES_ANYTHING
-from vmm.cli.values import close_to, count, seconds
+from vmm.cli.run_options import RUN_OPTIONS, TAKES_ANYTHING, RunOption
+from vmm.cli.values import close_to, count, one_of, seconds
 from vmm.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "build_parser", "parse"]
 
 COMMANDS = (
-    *("run", "trace", "top", "ps", "stat", "pause", "resume", "stop"),
+    *("run", "restore", "trace", "top", "ps", "stat", "pause", "resume", "stop", "snapshot"),
     *("replay", "doctor", "payloads"),
 )
 TRACE_COMMANDS = ("summary", "show", "export", "diff", "plot")
+
+_OF_RESTORE = (
+    *("--tui", "--name", "--timeout", "--max-exits", "--trace", "--shell", "--stop-at"),
+    *("--trace-only", "--rip", "--tracer", "--stats", "--json", "--explain-json"),
+)
+"""The options of `vmm run` that a machine out of a snapshot takes as well."""
 
 _DEBUG_HELP = "show what is set up for a guest, all about its end, and tracebacks of errors"
 
@@ -101,6 +107,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def _add_others(commands: argparse._SubParsersAction[_Parser], command: str | None) -> None:
+    _add_restore(commands)
     _add_trace(commands, command == "trace")
     _add_top(commands)
     _add_machines(commands)
@@ -116,8 +123,33 @@ def _add_others(commands: argparse._SubParsersAction[_Parser], command: str | No
 def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     run = _add(commands, "run", "IMAGE", "boot an image", texts.RUN_DESCRIPTION, texts.RUN_EPILOG)
     run.add_argument("image", metavar="IMAGE", help="the file to boot, or payload:NAME")
-    groups = {name: run.add_argument_group(name) for name in ("machine", "image", "run")}
-    for option in RUN_OPTIONS:
+    _add_options(run, RUN_OPTIONS)
+
+
+def _add_restore(commands: argparse._SubParsersAction[_Parser]) -> None:
+    restore = _add(
+        *(commands, "restore", "FILE", "let the machine of a snapshot run on"),
+        *(texts.RESTORE_DESCRIPTION, texts.RESTORE_EPILOG),
+    )
+    restore.add_argument("image", metavar="FILE", help="what 'vmm snapshot NAME FILE' wrote")
+    restore.add_argument(
+        "--disks",
+        metavar="private|shared",
+        type=one_of("--disks", ("private", "shared")),
+        default="private",
+        help="whose the guest's writes to its disks are: this machine's alone, gone with it "
+        "(default), or the files'",
+    )
+    of_run = [option for option in RUN_OPTIONS if option.flag in _OF_RESTORE]
+    _add_options(restore, of_run)
+    restore.set_defaults(**{o.dest: o.initial for o in RUN_OPTIONS if o not in of_run})
+
+
+def _add_options(parser: _Parser, options: Sequence[RunOption]) -> None:
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for option in options:
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
         more: dict[str, Any] = {"action": "store_true"}
         if option.takes:
             more = {
@@ -191,6 +223,12 @@ def _add_machines(commands: argparse._SubParsersAction[_Parser]) -> None:
         one.add_argument("name", metavar="NAME", nargs="?", help=texts.WHICH_MACHINE)
         if name == "pause":
             one.add_argument("--at", metavar="CONDITION", help=texts.PAUSE_AT)
+    snapshot = _add(
+        *(commands, "snapshot", "NAME FILE", "save a machine's whole state to a file"),
+        *(texts.SNAPSHOT_DESCRIPTION, texts.SNAPSHOT_EPILOG),
+    )
+    snapshot.add_argument("name", metavar="NAME", help=texts.WHICH_MACHINE)
+    snapshot.add_argument("file", metavar="FILE", help="where to; replaced when all is written")
 
 
 def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:

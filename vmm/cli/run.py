@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from vmm.machine import Machine
     from vmm.result import RunResult
 
-__all__ = ["run"]
+__all__ = ["run", "run_machine"]
 
 
 def run(options: Options) -> int:
@@ -40,9 +40,18 @@ def run(options: Options) -> int:
     Raises:
         VmmError: nothing was run: the options, the image or KVM do not allow it.
     """
+    return run_machine(options, _boot)
+
+
+def run_machine(options: Options, make: Callable[[Options, Outlet], Machine]) -> int:
+    """Run what `make` makes as the options have it, and report; returns the exit status.
+
+    Raises:
+        VmmError: nothing was run.
+    """
     json_files = _json_files(options)
     outlet = Outlet()
-    machine = _boot(options, outlet)
+    machine = make(options, outlet)
     with ExitStack() as at_end:
         at_end.callback(say_trace, machine, debug=options.debug)
         at_end.enter_context(machine)

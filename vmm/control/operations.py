@@ -197,6 +197,12 @@ class Operations:
         self._trace.save(path, self.op_info())
         return {"path": os.path.abspath(path)}
 
+    def op_snapshot(self, path: str) -> dict[str, Any]:
+        """Write the machine's whole state to a file; it is held meanwhile."""
+        snapshot = self._machine.snapshot(path)
+        snapshot.close()
+        return {"path": path, "digest": snapshot.digest}
+
     # -- where it stops -----------------------------------------------------------------------
 
     def op_attend(self) -> dict[str, Any]:

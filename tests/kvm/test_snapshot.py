@@ -1,0 +1,334 @@
+"""Snapshots: a guest that is stopped, saved and put back goes on as if it never had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import vmm
+from devices.records import Record
+from firmware.payloads import PAYLOADS
+from vmm.lifecycle import Phase
+
+pytestmark = [pytest.mark.kvm, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parents[2]
+SEABIOS = Path("/usr/share/seabios/bios-256k.bin")
+GUESTS = sorted(name for name, guest in PAYLOADS.items() if guest.ends != "timeout")
+GO_ON = """
+import sys, json, vmm
+with vmm.restore(sys.argv[1]) as machine:
+    result = machine.run(timeout=60)
+    found = [machine.console.output.hex(), result.exits, result.reason, result.status]
+    json.dump(found, sys.stdout)
+"""
+
+
+def boot(name: str, **options) -> vmm.Machine:
+    machine = vmm.boot(f"payload:{name}", cpus=PAYLOADS[name].cpus, **options)
+    machine.console.send(PAYLOADS[name].input)
+    return machine
+
+
+def exits_of(machine: vmm.Machine) -> int:
+    return sum(vcpu.exits for vcpu in machine.vcpus)
+
+
+@pytest.fixture(scope="module")
+def unbroken():
+    """What a guest comes to that is never stopped: output, exits, reason, status."""
+    known = {}
+
+    def look_up(name: str) -> tuple[bytes, int, str, int]:
+        if name not in known:
+            with boot(name) as machine:
+                result = machine.run(timeout=60)
+                output = machine.console.output
+                known[name] = (output, exits_of(machine), result.reason, result.status)
+        return known[name]
+
+    return look_up
+
+
+@pytest.mark.parametrize("name", GUESTS)
+@settings(
+    max_examples=6,
+    derandomize=False,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_a_guest_goes_on_from_any_exit_as_if_it_had_not_been_stopped(
+    name, unbroken, tmp_path, data
+):
+    wanted = unbroken(name)
+    moment = data.draw(st.integers(1, max(wanted[1] - 1, 1)), label="stopped at exit")
+    path = tmp_path / "guest.snap"
+    with boot(name) as machine:
+        result = machine.run(timeout=60, max_exits=moment)
+        if result.reason != "max_exits":
+            assert wanted[1] <= moment
+            return  # it had ended by then
+        machine.snapshot(str(path)).close()
+        before, exits = machine.console.output, exits_of(machine)
+    with vmm.restore(path) as machine:
+        result = machine.run(timeout=60)
+        output = before + machine.console.output
+        found = (output, exits + exits_of(machine), result.reason, result.status)
+    assert found == wanted
+
+
+@pytest.mark.command
+@pytest.mark.parametrize("name", [n for n in GUESTS if PAYLOADS[n].console])
+def test_another_process_goes_on_with_it(name, unbroken, tmp_path):
+    wanted = unbroken(name)
+    path = tmp_path / "guest.snap"
+    with boot(name) as machine:
+        if machine.run(timeout=60, max_exits=max(wanted[1] // 2, 1)).reason != "max_exits":
+            return
+        machine.snapshot(str(path)).close()
+        before, exits = machine.console.output, exits_of(machine)
+    done = subprocess.run(
+        [sys.executable, "-c", GO_ON, path],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    output, more, reason, status = json.loads(done.stdout)
+    assert (before + bytes.fromhex(output), exits + more, reason, status) == wanted
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+def test_seabios_goes_on_from_the_middle_of_its_boot(part, tmp_path):
+    if not SEABIOS.exists():
+        pytest.skip("SeaBIOS is not here: apt install seabios")
+    path = str(tmp_path / "seabios.snap")
+
+    def to_the_end(machine: vmm.Machine) -> bytes:
+        for _ in range(100):
+            if b"No bootable device." in machine.console.output:
+                break
+            machine.run(timeout=2)
+        return machine.console.output
+
+    with vmm.boot(SEABIOS) as machine:
+        wanted = to_the_end(machine)
+        total = exits_of(machine)
+    with vmm.boot(SEABIOS) as machine:
+        machine.run(timeout=200, max_exits=int(total * part))
+        machine.snapshot(path).close()
+        before = machine.console.output
+    with vmm.restore(path) as machine:
+        assert before + to_the_end(machine) == wanted
+    assert b"No bootable device." in wanted
+
+
+def test_one_snapshot_makes_many_machines_and_outlives_its_own():
+    machine = boot("hello64")
+    machine.run(max_exits=20)
+    with machine.snapshot() as snapshot:
+        machine.close()
+        with vmm.restore(snapshot) as first, vmm.restore(snapshot) as second:
+            first.memory.write(0x2000, b"first")
+            second.memory.write(0x2000, b"other")
+            assert first.run(timeout=60).reason == second.run(timeout=60).reason == "halt"
+            assert first.console.output == second.console.output
+            assert first.memory.read(0x2000, 5) == b"first"
+
+
+def test_a_run_in_progress_is_held_for_it_and_goes_on(machine):
+    # again: inc ax; out 0x10, al; jmp again
+    m = machine("40 e610 ebfb")
+    written = []
+    m.on_out(0x10)(lambda value, size: written.append(value))
+    thread = threading.Thread(target=m.run, kwargs={"timeout": 60})
+    thread.start()
+    try:
+        while len(written) < 100:
+            assert thread.is_alive()
+        with m.snapshot() as snapshot:
+            seen = len(written)
+            while len(written) < seen + 100:
+                assert thread.is_alive()
+            assert m.phase is Phase.RUNNING
+            with vmm.restore(snapshot) as copy:
+                again = []
+                copy.on_out(0x10)(lambda value, size: again.append(value))
+                copy.run(max_exits=50)
+                first = again[0] - 1  # the last write of the original before
+                assert first % 256 in written[max(seen - 2, 0) : seen + 1]
+                assert [(first + n + 1) % 256 for n in range(50)] == again
+    finally:
+        m.stop()
+        thread.join()
+
+
+class CounterState(Record):
+    kind = "counter"
+    version = 1
+    count: int
+    text: bytes
+
+
+class Counter:
+    name = "counter"
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def read(self, offset: int, size: int) -> int:
+        self.count += 1
+        return self.count
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        pass
+
+    def reset(self) -> None:
+        self.count = 0
+
+    def save(self) -> CounterState:
+        return CounterState(self.count, b"\x00\xff")
+
+    def load(self, state: CounterState) -> None:
+        assert state.text == b"\x00\xff"
+        self.count = state.count
+
+
+@pytest.fixture
+def counted(machine, tmp_path):
+    """The file of a machine with a device of a user's own, which was read twice."""
+    m = machine("e410 e410 e410 f4")  # in al, 0x10, three times; hlt
+    m.add_device(Counter(), pio=range(0x10, 0x11))
+    m.run(max_exits=2)
+    path = str(tmp_path / "counted.snap")
+    m.snapshot(path).close()
+    return path
+
+
+def test_a_device_of_ones_own_takes_its_state_when_it_is_added_again(counted):
+    with vmm.restore(counted) as m:
+        device = Counter()
+        m.add_device(device, pio=range(0x10, 0x11))
+        assert device.count == 2
+        assert m.run(timeout=60).reason == "halt"
+        assert m.regs.rax & 0xFF == device.count == 3
+
+
+def test_a_device_with_a_state_that_nobody_added_is_named_when_it_runs(counted):
+    with vmm.restore(counted) as m:
+        with pytest.raises(vmm.ConfigError, match="state for counter, and no such device"):
+            m.run()
+        m.saved_states.clear()
+        assert m.run(timeout=60).reason == "halt"
+        assert m.regs.rax & 0xFF == 0xFF  # nobody answers at the port
+
+
+def test_a_state_of_another_kind_or_version_is_refused(counted):
+    class Other(Counter):
+        def save(self) -> CounterState:
+            state = CounterState(0, b"")
+            state.__dict__["kind"] = "other"
+            return state
+
+    with vmm.restore(counted) as m, pytest.raises(vmm.SnapshotError, match="'counter', this is"):
+        m.add_device(Other(), pio=range(0x10, 0x11))
+
+
+def test_a_device_that_cannot_be_saved_is_named_with_its_reason(machine):
+    class Silent:
+        name = "silent"
+
+        def read(self, offset: int, size: int) -> int:
+            return 0
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            pass
+
+        def reset(self) -> None:
+            pass
+
+    class Sorry(Silent):
+        name = "sorry"
+        cannot_save = "it holds a connection"
+
+    m = machine()
+    m.add_device(Silent(), pio=range(0x10, 0x11))
+    m.add_device(Sorry(), pio=range(0x11, 0x12))
+    with pytest.raises(vmm.SnapshotError) as caught:
+        m.snapshot()
+    assert "silent cannot be saved: Silent has neither save() and load()" in str(caught.value)
+    assert "sorry cannot be saved: it holds a connection" in str(caught.value)
+
+
+def test_a_closed_machine_has_no_state(machine):
+    m = machine()
+    m.close()
+    with pytest.raises(vmm.LifecycleError, match="stopped"):
+        m.snapshot()
+
+
+def test_features_that_the_host_lacks_are_named_before_anything_runs(machine, tmp_path):
+    m = machine()
+    with m.snapshot() as snapshot:
+        supported = m.hardware.kvm.supported_cpuid()
+        free = next(
+            f for f in ("avx512f", "la57", "xop", "tbm", "fma4") if f not in _names(supported)
+        )
+        from vmm.cpu_features import find_feature
+
+        feature = find_feature(free)
+        state = snapshot.vcpus[0]
+        entries = [e for e in state.cpuid if (e.function, e.index) != feature[1:3]]
+        mine = next(e for e in state.cpuid if (e.function, e.index) == feature[1:3])
+        value = getattr(mine, feature.register) | 1 << feature.bit
+        entries.append(mine._replace(**{feature.register: value}))
+        state.__dict__["cpuid"] = tuple(entries)
+        with pytest.raises(vmm.SnapshotError, match=f"does not have here: {free};"):
+            vmm.restore(snapshot)
+
+
+def _names(entries):
+    from vmm.cpuid import feature_names
+
+    return feature_names(entries)
+
+
+def test_a_boot_sector_keeps_its_disk_and_its_bios(tmp_path):
+    # Writes sector 1 to the disk, then reads it again and prints its first byte.
+    sector = bytearray(1024)
+    code = bytes.fromhex(
+        "31c0 8ed8 8ec0 bb007e"  # ds = es = 0, bx = 0x7e00
+        "c606007e58"  # mov byte [0x7e00], 'X'
+        "b80103 b90200 ba8000 cd13"  # write one sector, 2, of drive 0x80
+        "b80102 b90200 ba8000 bb007a cd13"  # read it to 0x7a00
+        "a0007a b40e cd10 f4"  # print its first byte
+    )
+    sector[: len(code)] = code
+    sector[510:512] = b"\x55\xaa"
+    image = tmp_path / "disk.img"
+    image.write_bytes(sector)
+    path = str(tmp_path / "disk.snap")
+    with vmm.boot(image) as m:
+        m.run(max_exits=1)
+        with m.snapshot(path):
+            pass
+        assert m.run(timeout=60).reason == "halt"
+        assert m.console.output.endswith(b"X")
+    assert image.read_bytes()[512:513] == b"X"
+    image.write_bytes(sector)
+    with vmm.restore(path) as m:
+        assert m.run(timeout=60).reason == "halt"
+        assert m.console.output.endswith(b"X")
+    assert image.read_bytes() == sector  # it was written privately
+    with vmm.restore(path, disks="shared") as m:
+        m.run(timeout=60)
+    assert image.read_bytes()[512:513] == b"X"
