@@ -303,14 +303,15 @@ def _names(entries):
 
 
 def test_a_boot_sector_keeps_its_disk_and_its_bios(tmp_path):
-    # Writes sector 1 to the disk, then reads it again and prints its first byte.
+    # Prints "A", writes sector 1 of the disk, reads it again and prints its first byte.
     sector = bytearray(1024)
     code = bytes.fromhex(
         "31c0 8ed8 8ec0 bb007e"  # ds = es = 0, bx = 0x7e00
+        "b8410e cd10"  # print "A"
         "c606007e58"  # mov byte [0x7e00], 'X'
         "b80103 b90200 ba8000 cd13"  # write one sector, 2, of drive 0x80
-        "b80102 b90200 ba8000 bb007a cd13"  # read it to 0x7a00
-        "a0007a b40e cd10 f4"  # print its first byte
+        "b80102 b90200 ba8000 bb0080 cd13"  # read it to 0x8000
+        "a00080 b40e cd10 f4"  # print its first byte
     )
     sector[: len(code)] = code
     sector[510:512] = b"\x55\xaa"
@@ -326,9 +327,19 @@ def test_a_boot_sector_keeps_its_disk_and_its_bios(tmp_path):
     assert image.read_bytes()[512:513] == b"X"
     image.write_bytes(sector)
     with vmm.restore(path) as m:
-        assert m.run(timeout=60).reason == "halt"
-        assert m.console.output.endswith(b"X")
-    assert image.read_bytes() == sector  # it was written privately
+        m.run(max_exits=1)  # the write
+        with m.snapshot() as later:
+            assert m.run(timeout=60).reason == "halt"
+            assert m.console.output.endswith(b"X")
+            with vmm.restore(later) as other:  # what was written privately is in a snapshot
+                assert other.run(timeout=60).reason == "halt"
+                assert other.console.output.endswith(b"X")
+        with pytest.raises(vmm.SnapshotError, match="the snapshot is closed"):
+            vmm.restore(later)
+    assert image.read_bytes() == sector
     with vmm.restore(path, disks="shared") as m:
         m.run(timeout=60)
     assert image.read_bytes()[512:513] == b"X"
+    image.write_bytes(sector * 2)
+    with pytest.raises(vmm.SnapshotError, match=r"disk\.img has 4 sectors and had 2"):
+        vmm.restore(path)

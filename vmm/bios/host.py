@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from devices.wiring import ByteSink, Clock, GuestAddressError
 from firmware.bios_rom import DriveGeometry
@@ -64,6 +64,18 @@ class Disk(Protocol):
     @property
     def floppy_geometry(self) -> DriveGeometry:
         """The shape that CHS addresses are taken by, for a floppy disk."""
+        ...
+
+    def save(self) -> dict[str, Any]:
+        """What a snapshot has of the disk."""
+        ...
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Take it over.
+
+        Raises:
+            ValueError: it is another disk's.
+        """
         ...
 
     def read(self, lba: int, count: int) -> bytes:

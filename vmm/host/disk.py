@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from errno import EACCES, EPERM, EROFS
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from firmware.bios_rom import DriveGeometry
 from vmm.errors import ConfigError
@@ -122,6 +123,23 @@ class DiskImage:
             os.close(self._fd)
             self._fd = -1
         self._overlay.clear()
+
+    def save(self) -> dict[str, Any]:
+        """The disk's size, and what was written privately, as JSON has it. What was written to
+        the file is in the file."""
+        overlay = {str(lba): data.hex() for lba, data in self._overlay.items()}
+        return {"sectors": self.sectors, "overlay": overlay}
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Take over what `save` gave.
+
+        Raises:
+            ValueError: this is another disk.
+        """
+        if saved["sectors"] != self.sectors:
+            raise ValueError(f"{self.path} has {self.sectors} sectors and had {saved['sectors']}")
+        for lba, data in saved["overlay"].items():
+            self.write(int(lba), bytes.fromhex(data))
 
     def flush(self) -> None:
         """Make the file's contents durable.

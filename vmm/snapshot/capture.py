@@ -129,4 +129,6 @@ def _others(machine: Machine) -> dict[str, Any]:
     found: dict[str, Any] = {"typed": machine.console.unsent.hex()}
     if machine.bios is not None:
         found["bios"] = machine.bios.save()
+        disks = machine.bios.host.disks
+        found["disks"] = {str(number): disk.save() for number, disk in disks.items()}
     return found

@@ -118,6 +118,7 @@ def read_snapshot(path: str | os.PathLike[str], *, verify: bool = True) -> Snaps
 @contextmanager
 def _written(path: str) -> Iterator[int]:
     """A new file that gets its name when it is complete, and is gone if it never is."""
+    _clear_away(path)
     beside = f"{path}.{os.getpid()}.part"
     try:
         fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -142,6 +143,26 @@ def _written(path: str) -> Iterator[int]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _clear_away(path: str) -> None:
+    """Remove what processes that were killed have left beside the file."""
+    folder, name = os.path.split(os.path.abspath(path))
+    with contextlib.suppress(OSError):
+        for other in os.listdir(folder):
+            pid = other.removeprefix(f"{name}.").removesuffix(".part")
+            if other == f"{name}.{pid}.part" and pid.isdecimal() and not _lives(int(pid)):
+                os.unlink(os.path.join(folder, other))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return pid != os.getpid()
 
 
 def _reserve(snapshot: Snapshot) -> int:

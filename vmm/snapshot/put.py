@@ -33,6 +33,8 @@ def put_state(machine: Machine, snapshot: Snapshot, furnish: Furnish | None, sin
     Raises:
         SnapshotError: some of the state does not fit here.
     """
+    if snapshot.image.fd < 0:
+        raise SnapshotError("the snapshot is closed: its memory is gone")
     machine.settings = dict(snapshot.settings)
     machine.furnish = furnish
     machine.saved_states.update({name: dict(state) for name, state in snapshot.devices.items()})
@@ -60,8 +62,10 @@ def _put_others(machine: Machine, others: Mapping[str, Any]) -> None:
     try:
         if machine.bios is not None and "bios" in others:
             machine.bios.load(others["bios"])
+            for number, disk in machine.bios.host.disks.items():
+                disk.load(others["disks"][str(number)])
         typed = bytes.fromhex(others.get("typed", ""))
-    except (KeyError, TypeError, ValueError) as error:
-        raise SnapshotError(f"the snapshot's state of the BIOS is damaged: {error!r}") from None
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise SnapshotError(f"the state of the BIOS and its disks: {error}") from None
     if typed:
         machine.console.send(typed)
