@@ -105,7 +105,7 @@ class Backplane:
         """
         state = self.saved.pop(device.name, None)
         if state is not None:
-            from vmm.snapshot.device_states import load_state
+            from vmm.device_states import load_state
 
             with self.lock:
                 load_state(device.device if isinstance(device, LateDevice) else device, state)

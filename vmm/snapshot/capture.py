@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vmm.bus import FunctionPort
+from vmm.device_states import save_state
 from vmm.errors import LifecycleError, SnapshotError
 from vmm.kvm import backend
 from vmm.late import LateDevice
 from vmm.lifecycle import Phase
 from vmm.snapshot.chips import take_chips
 from vmm.snapshot.cpu import msrs_to_save, take_vcpu
-from vmm.snapshot.device_states import save_state
 from vmm.snapshot.ram import MemoryImage, copy_memory, image_regions
 from vmm.snapshot.snapshot import Snapshot
 

@@ -45,7 +45,7 @@ class Snapshot:
         self.vcpus = vcpus
         self.vm = vm
         self.devices = devices
-        """The states of devices by name (`vmm.snapshot.device_states`)."""
+        """The states of devices by name (`vmm.device_states`)."""
         self.others = others
         """What belongs to no device: typed input that waits, the Python BIOS, private disks."""
         self.image = image
