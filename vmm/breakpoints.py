@@ -1,4 +1,5 @@
 """Breakpoints: the guest is stopped before it executes an instruction at a linear address.
+Watchpoints: behind an instruction that has accessed one.
 
 There are two kinds. Four debug registers serve most hosts, but a processor that is emulated itself
 may ignore them, and so does kvm_pvm in ring 3. Where the processor's own virtualization runs the
@@ -8,6 +9,8 @@ INT3 is not understood.
 
 A vCPU that met a breakpoint makes one step without it when it goes on. For that moment an INT3 is
 out of memory, and another vCPU may run past it.
+
+Watchpoints are debug registers of their own; INT3 is no help.
 
 On QEMU's software AMD-V, which the lab runs on, neither kind stops a guest; why is not known yet.
 
@@ -24,11 +27,11 @@ from typing import Literal, NamedTuple
 from kvm_bindings import constants as c
 from vmm.endings import Ending, ending_of
 from vmm.errors import ConfigError, LifecycleError
-from vmm.guest_debug import SLOTS
+from vmm.guest_debug import EXECUTE, READS, SLOTS, WRITES, Slot
 from vmm.memory import GuestMemory
 from vmm.vcpu import Vcpu
 
-__all__ = ["Breakpoint", "Breakpoints", "Kind"]
+__all__ = ["Breakpoint", "Breakpoints", "Kind", "Watchpoint"]
 
 Kind = Literal["hardware", "software"]
 Hit = Callable[[int, int], None]
@@ -36,7 +39,7 @@ Hit = Callable[[int, int], None]
 _INT3 = b"\xcc"
 _DEBUG = struct.Struct("<2I3Q")  # kvm_run.debug.arch: exception, pad, pc, dr6, dr7
 _UNION = 32
-_BP_VECTOR = 3
+_DB_VECTOR, _BP_VECTOR = 1, 3
 
 
 class Breakpoint:
@@ -45,6 +48,14 @@ class Breakpoint:
     def __init__(self, address: int, kind: Kind, hit: Hit) -> None:
         self.address = address
         self.kind = kind
+        self.hit = hit
+
+
+class Watchpoint:
+    """One watchpoint: `slot` is what its debug register is for."""
+
+    def __init__(self, slot: Slot, hit: Hit) -> None:
+        self.slot = slot
         self.hit = hit
 
 
@@ -81,6 +92,7 @@ class Breakpoints:
         self._step_flags = step_flags
         self._in_guest = in_guest
         self._at: dict[int, list[Breakpoint]] = {}
+        self._watched: list[Watchpoint] = []
         self._patches: dict[int, _Patch] = {}
         self._over: dict[int, int] = {}
         """vCPUs that are about to step over the breakpoint at an address."""
@@ -120,21 +132,49 @@ class Breakpoints:
                 raise ConfigError(f"breakpoint at {address:#x}: there is no RAM to put INT3 into")
             self._patches[address] = _Patch(place, self._memory.read(place, 1))
             self._memory.write(place, _INT3)
-        elif len(self._hardware()) == SLOTS:
-            raise ConfigError(
-                f"breakpoint at {address:#x}: all {SLOTS} debug registers are taken; remove one"
-            )
+        else:
+            self._check_register(f"breakpoint at {address:#x}")
         point = Breakpoint(address, kind, hit)
         self._at[address] = [point]
         self._apply_all()
         return point
 
-    def remove(self, point: Breakpoint) -> None:
-        """Take a breakpoint back. One that is not there is none.
+    def watch(self, address: int, size: int, hit: Hit, *, reads: bool = False) -> Watchpoint:
+        """Call `hit` with the vCPU's number and the address behind an instruction that has written
+        to it, or with `reads` also behind one that has read it; as `add` does.
+
+        Args:
+            address: linear, a multiple of `size`.
+            size: in bytes: 1, 2, 4, or in long mode 8.
+            hit: what to do.
+            reads: whether reads count.
+
+        Raises:
+            ConfigError: no debug register is left, or none can do that.
+            LifecycleError: the machine runs; it has to stand still.
+        """
+        self._check_standing()
+        what = f"watchpoint at {address:#x}"
+        if size not in (1, 2, 4, 8) or address % size:
+            raise ConfigError(f"{what}: {size} bytes; give 1, 2, 4 or 8, at a multiple of that")
+        self._check_register(what)
+        point = Watchpoint((address, READS if reads else WRITES, size), hit)
+        self._watched.append(point)
+        self._apply_all()
+        return point
+
+    def remove(self, point: Breakpoint | Watchpoint) -> None:
+        """Take a breakpoint or a watchpoint back. One that is not there is none.
 
         Raises:
             LifecycleError: the machine runs; it has to stand still.
         """
+        if isinstance(point, Watchpoint):
+            if point in self._watched:
+                self._check_standing()
+                self._watched.remove(point)
+                self._apply_all()
+            return
         here = self._at.get(point.address, [])
         if point not in here:
             return
@@ -154,8 +194,18 @@ class Breakpoints:
         if any(self._in_guest(vcpu) and not vcpu.on_this_thread for vcpu in self._vcpus):
             raise LifecycleError("breakpoints are changed while the machine stands still; pause it")
 
-    def _hardware(self) -> tuple[int, ...]:
-        return tuple(a for a, points in self._at.items() if points[0].kind == "hardware")
+    def _check_register(self, what: str) -> None:
+        if len(self._hardware()) == SLOTS:
+            raise ConfigError(f"{what}: all {SLOTS} debug registers are taken; remove one")
+
+    def _hardware(self, but: int | None = None) -> tuple[Slot, ...]:
+        """What the debug registers are for, without the breakpoint at an address."""
+        points = tuple(
+            (address, EXECUTE, 1)
+            for address, points in self._at.items()
+            if points[0].kind == "hardware" and address != but
+        )
+        return points + tuple(point.slot for point in self._watched)
 
     def _ram_at(self, address: int) -> int | None:
         """The guest-physical address of a linear one that is in RAM."""
@@ -169,7 +219,7 @@ class Breakpoints:
     def _apply_all(self) -> None:
         for vcpu in self._vcpus:
             self._apply(vcpu)
-            if self._at:
+            if self._at or self._watched:
                 vcpu.on_debug = partial(self._stopped, vcpu)
                 vcpu.debug.on_step = self._somebody_steps
             else:
@@ -178,7 +228,7 @@ class Breakpoints:
     def _apply(self, vcpu: Vcpu) -> None:
         over = self._over.get(vcpu.index)
         vcpu.debug.breakpoints(
-            tuple(address for address in self._hardware() if address != over),
+            self._hardware(but=over),
             software=bool(self._patches),
             over=0 if over is None else self._step_flags,
         )
@@ -200,7 +250,8 @@ class Breakpoints:
 
     def _stopped(self, vcpu: Vcpu) -> Ending | None:
         """KVM_EXIT_DEBUG: find out whose it is. On the vCPU's thread."""
-        exception, _, pc, _, _ = _DEBUG.unpack_from(vcpu.kvm.page, _UNION)
+        exception, _, pc, dr6, _ = _DEBUG.unpack_from(vcpu.kvm.page, _UNION)
+        watched = vcpu.debug.met(dr6) if exception == _DB_VECTOR and self._watched else ()
         over = self._over.pop(vcpu.index, None)
         if over is not None:
             if not vcpu.debug.stepping:
@@ -208,6 +259,8 @@ class Breakpoints:
             self._apply(vcpu)
         if vcpu.debug.stepping:
             return ending_of(c.KVM_EXIT_DEBUG, vcpu.kvm.page, vcpu.index)
+        for watch in [point for point in self._watched if point.slot in watched]:
+            watch.hit(vcpu.index, watch.slot[0])
         points = self._at.get(pc)
         if over is not None and (not points or exception != _BP_VECTOR):
             return None  # the step over it is done; one at the next instruction is met there

@@ -40,6 +40,8 @@ class Gate:
         """Called on the thread of a vCPU that has come to the gate, without locks."""
         self.held_by = ""
         """Why the run is held, where somebody said so."""
+        self.from_start: set[str] = set()
+        """Holds that runs to come begin with."""
         self._state = state
         self._changed = state.changed
         self._holds: set[str] = set()
@@ -60,10 +62,13 @@ class Gate:
         return bool(self._holds) or self._asking is not None
 
     def open(self) -> None:
-        """Let everybody pass, as at the beginning of a run."""
-        self._holds.clear()
-        self.held_by = ""
-        self._permits.clear()
+        """Let everybody pass at the beginning of a run, unless it is to be held from its start."""
+        with self._changed:
+            self._holds = set(self.from_start)
+            self.held_by = ""
+            self._permits.clear()
+        if self._holds:
+            self._state.kick()
 
     def pause(self, timeout_s: float | None = None, *, hold: str = _USERS) -> bool:
         """Hold all vCPUs between two instructions and return when they stand still.
@@ -108,7 +113,7 @@ class Gate:
         with self._changed:
             if hold in self._holds:
                 self._holds.remove(hold)
-                if hold == _USERS:
+                if hold == _USERS or not self._holds:
                     self.held_by = ""
                 if self._holds:
                     return

@@ -425,9 +425,14 @@ class Machine:
         self._runs.catch_up()
         return stands
 
-    def pause_soon(self, why: str = "") -> None:
+    def pause_soon(self, why: str = "", *, hold: str = "user") -> None:
         """Hold a run in progress as soon as may be, without waiting: also out of a hook."""
-        self._control.gate.pause_soon(why)
+        self._control.gate.pause_soon(why, hold=hold)
+
+    def hold_runs(self, hold: str, wanted: bool) -> None:
+        """Have runs to come begin with a hold, before their first instruction, or no more."""
+        holds = self._control.gate.from_start
+        (holds.add if wanted else holds.discard)(hold)
 
     def step_exit(self, vcpu: int = 0, timeout_s: float | None = None) -> bool:
         """Let one vCPU of a run that is held go on for one exit; say whether there was one.
@@ -437,14 +442,28 @@ class Machine:
         """
         return self._control.step_exit(vcpu, timeout_s)
 
-    def step_held(self, vcpu: int = 0, timeout_s: float | None = None) -> bool:
+    def step_held(
+        self,
+        vcpu: int = 0,
+        timeout_s: float | None = None,
+        *,
+        until: Callable[[Vcpu], bool] | None = None,
+    ) -> bool:
         """Let one vCPU of a run that is held go on for one instruction; say whether it came to
         its end. Between runs there is `step`.
+
+        With `until` it goes on instruction by instruction, with interrupts, until that says True
+        behind one. It is called on the vCPU's thread.
 
         Raises:
             LifecycleError: there is no run that is paused.
         """
-        return self._control.step_instruction(vcpu, self._runs.stepper.one_instruction, timeout_s)
+        stepper = self._runs.stepper
+        if until is None:
+            return self._control.step_instruction(vcpu, stepper.one_instruction, timeout_s)
+        return self._control.step_instruction(
+            vcpu, lambda one: stepper.instructions(one, until), timeout_s
+        )
 
     @property
     def held_by(self) -> str:

@@ -43,9 +43,28 @@ class Stepper:
         """What is switched on for a step, as far as this KVM knows it (KVM_GUESTDBG_*)."""
         self._halts = halts
 
-    def one_instruction(self, vcpu: Vcpu) -> tuple[Exit | None, Ending | None]:
+    def instructions(
+        self, vcpu: Vcpu, until: Callable[[Vcpu], bool]
+    ) -> tuple[Exit | None, Ending | None]:
+        """Run instructions on the calling thread, with interrupts let in, until `until` says True
+        behind one, or the run is to end.
+
+        Returns:
+            As `one_instruction` does, of the last one.
+
+        Raises:
+            DeviceFault: a device raised.
+        """
+        while True:
+            event, ending = self.one_instruction(vcpu, self.flags & ~c.KVM_GUESTDBG_BLOCKIRQ)
+            if ending is not None or until(vcpu):
+                return event, ending
+
+    def one_instruction(
+        self, vcpu: Vcpu, flags: int | None = None
+    ) -> tuple[Exit | None, Ending | None]:
         """Run one instruction on the calling thread, or one iteration of a repeated one. The vCPU
-        stands still.
+        stands still. `flags` are others than `self.flags`.
 
         Returns:
             The exit that it made, after it was handled (None where it made none), and what it ended
@@ -55,7 +74,7 @@ class Stepper:
             DeviceFault: a device raised.
         """
         before = vcpu.regs.rip  # settles it as well
-        vcpu.debug.step(self.flags)
+        vcpu.debug.step(self.flags if flags is None else flags)
         try:
             ending = vcpu.execute(vcpu.exits + 1)
             event = None

@@ -79,6 +79,15 @@ class PageWalk:
         """Whether the processor would allow the access."""
         return not self.stop
 
+    @property
+    def leads_to(self) -> int | None:
+        """The guest-physical address, also where the page is protected against this access; None
+        where no page is there."""
+        if self.gpa is not None or not self.mapped or not self.entries:
+            return self.gpa
+        last = self.entries[-1]
+        return _frame(self.paging, last.value, last.maps) | (self.gva & (last.maps - 1))
+
     def lines(self) -> list[str]:
         """Tell the walk, one line for each step."""
         lines = [f"{self.access} of {self.gva:#x}, paging {self.paging}"]
@@ -197,12 +206,17 @@ def walk(
             break
         table_gpa = value & _FRAME
 
+    stop = _forbidden(state, access, level, writable, user, executable)
+    gpa = _frame(paging, value, maps) | (gva & (maps - 1))
+    return PageWalk(gva, access, paging, tuple(entries), None if stop else gpa, stop)
+
+
+def _frame(paging: Paging, value: int, maps: int) -> int:
+    """Where the page of `maps` bytes begins that an entry maps."""
     base = value & _FRAME & ~(maps - 1)
     if paging == "32-bit" and maps > 4096:
         base |= (value >> 13 & 0xFF) << 32  # PSE-36: bits 39:32 of the address
-    stop = _forbidden(state, access, level, writable, user, executable)
-    gpa = base | (gva & (maps - 1))
-    return PageWalk(gva, access, paging, tuple(entries), None if stop else gpa, stop)
+    return base
 
 
 def _canonical(gva: int, width: int) -> bool:
@@ -243,13 +257,9 @@ def read_linear(state: CpuState, read: Read, gva: int, size: int) -> bytes:
     while len(found) < size:
         here = (gva + len(found)) & wrap
         step = walk(state, read, here, "read", cpl=0)
-        gpa = step.gpa
+        gpa = step.leads_to
         if gpa is None:
-            if not step.mapped:
-                break
-            # Only SMAP stops a supervisor's read of a page that is there.
-            last = step.entries[-1]
-            gpa = (last.value & _FRAME & ~(last.maps - 1)) | (here & (last.maps - 1))
+            break
         count = min(size - len(found), 4096 - (here & 0xFFF))
         try:
             found += read(gpa, count)

@@ -176,3 +176,40 @@ def test_they_are_changed_while_the_machine_stands_still(points):
 def test_a_debug_exit_that_nobody_asked_for_still_ends_the_run(rig):
     made = rig(debug(DB, 0x1000))
     assert made.vcpu.execute().detail == "exit DEBUG"
+
+
+def debug_with(dr6: int, pc: int):
+    def step(kvm) -> int:
+        struct.pack_into("<2I3Q", kvm.page, 32, DB, 0, pc, dr6, 0)
+        return DEBUG
+
+    return step
+
+
+def test_a_watchpoint_is_a_debug_register_and_told_by_dr6(points):
+    hits = []
+    script = (debug_with(0b10, 0x1006), debug_with(0b100, 0x1008), debug_with(0b1, 0x1004), HLT)
+    found, vcpu = points(*script)
+    found.add(0x1004, lambda *hit: hits.append(("break", *hit)))
+    writes = found.watch(0x2000, 4, lambda *hit: hits.append(("write", *hit)))
+    found.watch(0x3008, 8, lambda *hit: hits.append(("access", *hit)), reads=True)
+    # Spec: AMD64 APM vol. 2, "Debug-Control Register (DR7)": R/W 01 and 11, LEN 11 and 10.
+    assert vcpu.kvm.asked[-1] == (ENABLE | HARD, [0x1004, 0x2000, 0x42A | 0xD << 20 | 0xB << 24])
+    assert vcpu.execute().reason == "halt"
+    assert hits == [("write", 0, 0x2000), ("access", 0, 0x3008), ("break", 0, 0x1004)]
+    found.remove(writes)
+    found.remove(writes)
+    assert vcpu.kvm.asked[-1][1][:2] == [0x3008, 0]  # a step over the breakpoint is due
+
+
+def test_what_no_debug_register_can_watch_is_refused(points):
+    found, vcpu = points()
+    for address, size in ((0x2001, 2), (0x2000, 3), (0x2004, 8)):
+        with pytest.raises(ConfigError, match="give 1, 2, 4 or 8, at a multiple of that"):
+            found.watch(address, size, lambda *hit: None)
+    point, *_ = (found.watch(0x2000 + n, 1, lambda *hit: None) for n in range(4))
+    with pytest.raises(ConfigError, match="all 4 debug registers are taken"):
+        found.watch(0x3000, 1, lambda *hit: None)
+    found.remove(point)
+    found.watch(0x3000, 1, lambda *hit: None)
+    assert vcpu.on_debug is not None
