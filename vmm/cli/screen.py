@@ -67,7 +67,8 @@ def run_with_screen(session: Session, name: str) -> Watched:
         while True:
             screen, result = _run(session, name, view, held=held)
             if not screen.prompt:
-                left = screen.left and result.reason == "stopped"
+                # A signal ends the screen as well, which may be seen first.
+                left = screen.left and result.reason == "stopped" and not screen.signal
                 return Watched(result, left, screen.signal)
             goes_on = result.reason == "stopped" and result.detail == _FOR_PROMPT
             after, told = _prompt(session, goes_on=goes_on)
@@ -89,7 +90,7 @@ def _run(session: Session, name: str, view: int, *, held: bool) -> tuple[_Screen
     finally:
         session.machine.onlookers.discard(screen)
         screen.close()
-    if screen.said:
+    if screen.said and not screen.signal:
         say(screen.said)
     return screen, result
 
