@@ -8,7 +8,11 @@ run on while somebody thinks, and every step would end in a handler.
 Where KVM emulates the instruction, the end of the step takes the place of the exit for HLT. So,
 without interrupt controllers, a step that got behind a HLT is taken for that exit.
 
-Spec: KVM API, KVM_SET_GUEST_DEBUG, KVM_CAP_SET_GUEST_DEBUG2.
+kvm_pvm leaves the exception of a step in ring 3 of long mode to the guest, for which it is a
+shutdown, with the registers as they are behind the step.
+
+Spec: KVM API, KVM_SET_GUEST_DEBUG, KVM_CAP_SET_GUEST_DEBUG2; AMD64 APM vol. 2, Debug-Status
+Register (DR6).
 """
 
 from __future__ import annotations
@@ -18,12 +22,15 @@ from collections.abc import Callable
 from kvm_bindings import constants as c
 from vmm.endings import Ending
 from vmm.exits import Exit, pending_access
+from vmm.kvm import backend
 from vmm.vcpu import Vcpu
 
 __all__ = ["Stepper"]
 
 _EXIT_REASON = slice(8, 12)
 """Spec: KVM API, "The kvm_run structure"."""
+_DB_VECTOR = 1
+_DR6_BS = 1 << 14
 
 
 class Stepper:
@@ -82,7 +89,7 @@ class Stepper:
                 reason = int.from_bytes(vcpu.kvm.page[_EXIT_REASON], "little")
                 event = pending_access(reason, vcpu.kvm.page, vcpu.index)
                 vcpu.settle()
-            elif ending is not None and ending.exit_reason == c.KVM_EXIT_DEBUG:
+            elif ending is not None and _is_end_of_step(vcpu, ending.exit_reason):
                 ending = None
                 if vcpu.regs.rip == before + 1:
                     found = vcpu.kvm.translate(vcpu.sregs.cs.base + before)
@@ -93,3 +100,10 @@ class Stepper:
             return event, ending
         finally:
             vcpu.debug.step(0)
+
+
+def _is_end_of_step(vcpu: Vcpu, reason: int) -> bool:
+    if reason == c.KVM_EXIT_SHUTDOWN and backend() == "kvm_pvm":
+        vector = int(vcpu.kvm.get_vcpu_events().exception.nr)
+        return vector == _DB_VECTOR and bool(vcpu.kvm.get_debugregs().dr6 & _DR6_BS)
+    return reason == c.KVM_EXIT_DEBUG

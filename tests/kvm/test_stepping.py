@@ -32,6 +32,15 @@ def test_a_step_is_one_instruction(machine, mode):
 def test_in_ring_3(machine):
     m = machine("b001 90 fec0 ebfe", "long", cpl=3)
     assert run_of_steps(m, 4) == [0x1002, 0x1003, 0x1005, 0x1005]
+    assert m.last_result is None
+    assert m.regs.rax & 0xFF == 2
+
+
+def test_a_death_in_ring_3_is_no_step(machine):
+    m = machine("90 0f0b", "long", cpl=3)  # nop; ud2, with no handler
+    assert m.step() is None
+    assert m.step().name == "SHUTDOWN"
+    assert m.last_result.reason == "shutdown"
 
 
 def test_a_step_over_an_access_makes_it(machine):
