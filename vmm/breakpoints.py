@@ -1,18 +1,16 @@
 """Breakpoints: the guest is stopped before it executes an instruction at a linear address.
 Watchpoints: behind an instruction that has accessed one.
 
-There are two kinds. Four debug registers serve most hosts, but a processor that is emulated itself
-may ignore them, and so does kvm_pvm in ring 3. Where the processor's own virtualization runs the
-guest (kvm_amd, kvm_intel), an INT3 is put into RAM instead, of which there can be any number; the
-guest can see it, and code that is loaded later overwrites it. Where KVM emulates ring 0 (kvm_pvm),
-INT3 is not understood.
+There are two kinds. Where INT3 comes to KVM (kvm_amd, kvm_intel), it is put into RAM, and there can
+be any number; the guest can see it, and code that is loaded later overwrites it. Four debug
+registers serve where it does not (kvm_pvm, whose guests in ring 3 of long mode do not obey them).
+Which of them work is tried (`vmm.breakpoint_kinds`): on QEMU's software AMD-V, which the lab runs
+on, neither may, and then a breakpoint is refused.
 
 A vCPU that met a breakpoint makes one step without it when it goes on. For that moment an INT3 is
 out of memory, and another vCPU may run past it.
 
-Watchpoints are debug registers of their own; INT3 is no help.
-
-On QEMU's software AMD-V, which the lab runs on, neither kind stops a guest; why is not known yet.
+Watchpoints are debug registers of their own; INT3 is no help. kvm_pvm has none that are met.
 
 Spec: KVM API, KVM_SET_GUEST_DEBUG, "KVM_EXIT_DEBUG".
 """
@@ -20,7 +18,7 @@ Spec: KVM API, KVM_SET_GUEST_DEBUG, "KVM_EXIT_DEBUG".
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -31,12 +29,15 @@ from vmm.guest_debug import EXECUTE, READS, SLOTS, WRITES, Slot
 from vmm.memory import GuestMemory
 from vmm.vcpu import Vcpu
 
-__all__ = ["Breakpoint", "Breakpoints", "Kind", "Watchpoint"]
+__all__ = ["Breakpoint", "Breakpoints", "Kind", "Trap", "Watchpoint"]
 
 Kind = Literal["hardware", "software"]
+Trap = Literal["hardware", "software", "watch"]
+"""What may stop a guest on a host: a kind of breakpoint, or a watchpoint."""
 Hit = Callable[[int, int], None]
 
 _INT3 = b"\xcc"
+_NAMES: dict[Kind, str] = {"software": "no INT3", "hardware": "no debug register"}
 _DEBUG = struct.Struct("<2I3Q")  # kvm_run.debug.arch: exception, pad, pc, dr6, dr7
 _UNION = 32
 _DB_VECTOR, _BP_VECTOR = 1, 3
@@ -72,7 +73,7 @@ class Breakpoints:
     Args:
         vcpus: the machine's.
         memory: its memory.
-        software: use INT3 where it can be put into RAM.
+        kinds: tells what stops a guest on this host; asked at the first breakpoint.
         step_flags: what a single step takes (KVM_GUESTDBG_*).
         in_guest: says whether a vCPU may be in the guest now.
     """
@@ -82,13 +83,13 @@ class Breakpoints:
         vcpus: Sequence[Vcpu],
         memory: GuestMemory,
         *,
-        software: bool,
+        kinds: Callable[[], Collection[Trap]],
         step_flags: int,
         in_guest: Callable[[Vcpu], bool],
     ) -> None:
         self._vcpus = vcpus
         self._memory = memory
-        self._software = software
+        self._kinds = kinds
         self._step_flags = step_flags
         self._in_guest = in_guest
         self._at: dict[int, list[Breakpoint]] = {}
@@ -115,7 +116,8 @@ class Breakpoints:
             kind: the one that suits the host and the place, unless given.
 
         Raises:
-            ConfigError: there is no debug register left, or no RAM for an INT3.
+            ConfigError: there is no debug register left, no RAM for an INT3, or neither of them
+                stops a guest on this host.
             LifecycleError: the machine runs; it has to stand still.
         """
         self._check_standing()
@@ -124,9 +126,17 @@ class Breakpoints:
             point = Breakpoint(address, here[0].kind, hit)
             here.append(point)
             return point
-        place = self._ram_at(address)
+        place, kinds = self._ram_at(address), self._kinds()
         if kind is None:
-            kind = "software" if self._software and place is not None else "hardware"
+            soft = "software" in kinds and (place is not None or "hardware" not in kinds)
+            kind = "software" if soft else "hardware"
+        if kind not in kinds:
+            none = not {"software", "hardware"}.intersection(kinds)
+            what = "neither INT3 nor a debug register" if none else _NAMES[kind]
+            raise ConfigError(
+                f"breakpoint at {address:#x}: {what} stops a guest on this host; step, or stop at "
+                "an exit (a condition on RIP with one more term)"
+            )
         if kind == "software":
             if place is None:
                 raise ConfigError(f"breakpoint at {address:#x}: there is no RAM to put INT3 into")
@@ -157,6 +167,10 @@ class Breakpoints:
         what = f"watchpoint at {address:#x}"
         if size not in (1, 2, 4, 8) or address % size:
             raise ConfigError(f"{what}: {size} bytes; give 1, 2, 4 or 8, at a multiple of that")
+        if "watch" not in self._kinds():
+            raise ConfigError(
+                f"{what}: no debug register stops a guest at an access on this host; step"
+            )
         self._check_register(what)
         point = Watchpoint((address, READS if reads else WRITES, size), hit)
         self._watched.append(point)

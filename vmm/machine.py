@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 
 import kvm_bindings
 from devices.debug_exit import DebugExit
@@ -142,6 +142,7 @@ class Machine:
 
                 noting = Journal(self.trace.add_journal, self._control.state.current_exit)
                 self._backplane.journal = noting
+        self._kvm = kvm
         self._closed = False
         self.made_s = time.monotonic()
         """When the machine was made, by CLOCK_MONOTONIC."""
@@ -205,13 +206,13 @@ class Machine:
     @cached_property
     def breakpoints(self) -> Breakpoints:
         """Breakpoints at linear addresses, for debuggers; `Trace.stop_at` is simpler."""
+        from vmm.breakpoint_kinds import kinds_here
         from vmm.breakpoints import Breakpoints
-        from vmm.kvm import backend
 
         return Breakpoints(
             self.vcpus,
             self.memory,
-            software=backend() in ("kvm_amd", "kvm_intel"),
+            kinds=partial(kinds_here, self._kvm),
             step_flags=self._runs.stepper.flags,
             in_guest=self._control.in_guest,
         )

@@ -10,15 +10,22 @@ from pathlib import Path
 import pytest
 
 import vmm
+from vmm.breakpoint_kinds import kinds_here
 from vmm.lifecycle import Phase
 from vmm.symbols import Symbols
 
 pytestmark = pytest.mark.kvm
 
-traps_breakpoints = pytest.mark.skipif(
-    os.environ.get("GLASSVM_LAB") == "1",
-    reason="breakpoints do not stop guests on QEMU's software AMD-V; why is not known yet",
-)
+
+@pytest.fixture
+def traps_breakpoints(slow_host: bool) -> None:
+    """What natively has to work, and on some versions of QEMU does not."""
+    if slow_host and not kinds_here():
+        pytest.skip(
+            "this QEMU's AMD-V traps no breakpoints: it takes INT3 for a software interrupt, whose "
+            "intercept is another one, and its VMRUN does not arm what DR7 enables"
+        )
+
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,7 +94,7 @@ def test_an_exit_at_an_instruction(loop):
     assert written == [1, 2]
 
 
-@traps_breakpoints
+@pytest.mark.usefixtures("traps_breakpoints")
 @pytest.mark.parametrize("mode", ["real", "protected", "long"])
 def test_a_breakpoint_stops_before_the_instruction_each_time(machine, mode):
     m = machine(LOOP, mode)
@@ -101,7 +108,7 @@ def test_a_breakpoint_stops_before_the_instruction_each_time(machine, mode):
         assert len(writes) == n + 1
 
 
-@traps_breakpoints
+@pytest.mark.usefixtures("traps_breakpoints")
 def test_a_breakpoint_at_a_symbol_counts_and_goes(machine):
     m = machine(LOOP)
     m.on_in(0x11)(lambda size: 0x40)
@@ -117,7 +124,7 @@ def test_a_breakpoint_at_a_symbol_counts_and_goes(machine):
     assert not len(m.breakpoints)
 
 
-@traps_breakpoints
+@pytest.mark.usefixtures("traps_breakpoints")
 def test_a_breakpoint_on_several_processors(boot):
     m = boot("payload:smp")
     entry = m.plan.start.entry
@@ -128,7 +135,7 @@ def test_a_breakpoint_on_several_processors(boot):
     assert b"0 1 2 3 all up" in m.console.output
 
 
-@traps_breakpoints
+@pytest.mark.usefixtures("traps_breakpoints")
 def test_a_breakpoint_may_pause_and_is_changed_only_then(machine, background, until):
     m = machine(LOOP)
     m.on_in(0x11)(lambda size: 0x40)
@@ -147,6 +154,36 @@ def test_a_breakpoint_may_pause_and_is_changed_only_then(machine, background, un
         m.trace.stop_at("rip=0x1004")
     m.stop()
     assert run.result().reason == "stopped"
+
+
+def test_a_breakpoint_stops_or_is_refused(machine):
+    m = machine(LOOP)
+    m.on_in(0x11)(lambda size: 0x40)
+    if kinds_here() - {"watch"}:
+        m.trace.stop_at("rip=0x1008")
+        assert m.run(timeout=60, max_exits=100).reason == "stopped"
+    else:
+        with pytest.raises(vmm.ConfigError, match="0x1008: neither INT3 nor a debug register"):
+            m.trace.stop_at("rip=0x1008")
+        assert m.run(max_exits=100).reason == "max_exits"
+
+
+def test_a_watchpoint_stops_or_is_refused(machine):
+    m = machine("b005 a20030 b006 f4")  # mov al, 5; mov [0x3000], al; mov al, 6; hlt
+
+    def hit(vcpu, address):
+        hits.append((vcpu, address, m.memory.read(0x3000, 1)))
+        m.stop()
+
+    hits = []
+    if "watch" in kinds_here():
+        m.breakpoints.watch(0x3000, 1, hit)
+        assert m.run(timeout=60).reason == "stopped"
+        assert (hits, m.regs.rip) == ([(0, 0x3000, b"\5")], 0x1005)
+    else:
+        with pytest.raises(vmm.ConfigError, match="0x3000: no debug register stops a guest"):
+            m.breakpoints.watch(0x3000, 1, hit)
+        assert m.run(timeout=60).reason == "halt"
 
 
 def test_a_breakpoint_is_at_one_address(machine):

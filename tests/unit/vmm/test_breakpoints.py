@@ -38,7 +38,7 @@ def memory():
 def points(rig, memory):
     """Breakpoints over a vCPU on a script; the debug controls that KVM was given."""
 
-    def make(*script, software=False, in_guest=lambda vcpu: False):
+    def make(*script, software=False, works=True, in_guest=lambda vcpu: False):
         made = rig(*script)
         kvm = made.kvm
         kvm.asked = []
@@ -48,8 +48,9 @@ def points(rig, memory):
         kvm.translate = lambda gva: SimpleNamespace(
             physical_address=gva & 0xFFFFF, valid=gva < 0xFFFF_0000
         )
+        kinds = ["hardware", "watch"] * works + ["software"] * software
         found = Breakpoints(
-            *([made.vcpu], memory), software=software, step_flags=ENABLE | STEP, in_guest=in_guest
+            *([made.vcpu], memory), kinds=lambda: kinds, step_flags=ENABLE | STEP, in_guest=in_guest
         )
         return found, made.vcpu
 
@@ -122,6 +123,18 @@ def test_where_there_is_no_ram_a_debug_register_serves(points):
     assert found.add(0xFFFF_FFF0, lambda *hit: None).kind == "hardware"
     with pytest.raises(ConfigError, match="no RAM to put INT3 into"):
         found.add(0xFFFF_FFF1, lambda *hit: None, "software")
+
+
+def test_where_nothing_stops_a_guest_that_is_said(points):
+    found, vcpu = points(works=False)
+    with pytest.raises(ConfigError, match="neither INT3 nor a debug register stops a guest"):
+        found.add(0x1004, lambda *hit: None)
+    with pytest.raises(ConfigError, match="0x2000: no debug register stops a guest at an access"):
+        found.watch(0x2000, 4, lambda *hit: None)
+    found, _ = points()
+    with pytest.raises(ConfigError, match="0x1004: no INT3 stops a guest on this host; step, or"):
+        found.add(0x1004, lambda *hit: None, "software")
+    assert (len(found), vcpu.on_debug, vcpu.kvm.asked) == (0, None, [])
 
 
 def test_four_debug_registers(points):
