@@ -247,7 +247,18 @@ def _export(options: Options) -> int:
     trace = load(options.file)
     view = _selected(trace, _filters(options))
     _refuse_same(options.file, options.output)
-    export(trace, view, options.output, format)
+    shown = os.isatty(2) and options.output != "-"
+
+    def progress(done: int) -> None:
+        if shown:
+            print(f"\r{options.output}: {100 * done // len(view)}%", end="", file=sys.stderr)
+            sys.stderr.flush()
+
+    try:
+        export(trace, view, options.output, format, progress)
+    finally:
+        if shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     _say_notes(trace.name, trace.notes)
     return 0
 

@@ -8,7 +8,7 @@ at its time.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -145,6 +145,25 @@ class Decoder:
             if all(value is not None for _, value in values):
                 known = tuple((name, value) for name, value in values if value is not None)
         return self._say(place.table, known, offset, size, write, value)
+
+    def selected(
+        self, reason: int, address: int, size: int, write: bool
+    ) -> Callable[[int], object] | None:
+        """What tells accesses of a kind apart by their time: accesses with one value, for whose
+        times this gives the same, mean the same. None where the time does not matter."""
+        place = self._find(reason, address)
+        histories = None if place is None else self._histories.get(place.name)
+        if place is None or place.table is None or not histories:
+            return None
+        offset = address - place.base
+        if not any(
+            one.when is not None and one.offset < offset + size and offset < one.offset + one.size
+            for one in place.table
+        ):
+            return None
+        if len(histories) == 1:
+            return histories[0].at
+        return lambda time_ns: tuple([history.at(time_ns) for history in histories])
 
     def meaning(self, event: Exit) -> str:
         """What an exit meant; "" for strings too, which are told by their bytes."""

@@ -16,19 +16,20 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import IO, Any, NamedTuple
 
-from kvm_bindings.constants import KVM_EXIT_IO, KVM_EXIT_MMIO
 from kvm_bindings.exit_ring import HAS_RIP, WRITE
 from vmm.errors import TraceError
 from vmm.exits import exit_name
+from vmm.trace.chrome import DIRECTIONS, MACHINE_TRACK, PID, chrome_slices
 from vmm.trace.layout import INPUT, IRQ, KIND_NAMES
 from vmm.trace.reader import TraceFile
-from vmm.trace.records import DTYPE
+from vmm.trace.records import DTYPE, Records
 from vmm.trace.view import View
 
 __all__ = ["FORMATS", "export", "format_of"]
 
 _STEP = 1 << 14
 _DTYPE_NAMES = DTYPE.names or ()
+Progress = Callable[[int], object]
 
 
 class _Row(NamedTuple):
@@ -66,7 +67,13 @@ def format_of(path: str) -> str | None:
     return known.get(path.rpartition(".")[2].lower())
 
 
-def export(trace: TraceFile, view: View, path: str, format: str) -> None:
+def export(
+    trace: TraceFile,
+    view: View,
+    path: str,
+    format: str,
+    progress: Callable[[int], object] = lambda done: None,
+) -> None:
     """Write the exits of `view`, which is a part of `trace`, or the trace itself.
 
     Args:
@@ -74,6 +81,7 @@ def export(trace: TraceFile, view: View, path: str, format: str) -> None:
         view: the exits.
         path: the file; "-" for standard output (not for SQLite).
         format: one of `FORMATS`.
+        progress: told now and then how many exits have been written.
 
     Raises:
         TraceError: it cannot be written.
@@ -82,17 +90,17 @@ def export(trace: TraceFile, view: View, path: str, format: str) -> None:
     if path == "-":
         if format == "sqlite":
             raise TraceError("a database cannot be written to standard output; give a file")
-        write(trace, view, sys.stdout)
+        write(trace, view, sys.stdout, progress)
         return
     part = f"{path}.part"
     try:
         if format == "sqlite":
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(part)
-            _sqlite(trace, view, part)
+            _sqlite(trace, view, part, progress)
         else:
             with open(part, "w", encoding="utf-8", newline="") as file:
-                write(trace, view, file)
+                write(trace, view, file, progress)
         os.replace(part, path)
     except (OSError, ValueError, sqlite3.Error) as error:
         with contextlib.suppress(OSError, ValueError):
@@ -105,12 +113,17 @@ def export(trace: TraceFile, view: View, path: str, format: str) -> None:
         raise
 
 
-def _rows(trace: TraceFile, view: View) -> Iterator[_Row]:
+def _batches(view: View, progress: Progress) -> Iterator[Records]:
+    for start in range(0, len(view), _STEP):
+        yield view.exits[start : start + _STEP]
+        progress(min(start + _STEP, len(view)))
+
+
+def _rows(trace: TraceFile, view: View, progress: Progress) -> Iterator[_Row]:
     decode = trace.decoder.decode
     name_at = lru_cache(1 << 14)(view.devices.name_at)
     names: dict[int, str] = {}
-    for start in range(0, len(view), _STEP):
-        records = view.exits[start : start + _STEP]
+    for records in _batches(view, progress):
         for index, record in enumerate(records.tolist()):
             (time_ns, guest_ns, address, value, rip, handler_ns, count, _, reason, vcpu, _, size,
              flags, irqs, _) = record  # fmt: skip
@@ -120,8 +133,8 @@ def _rows(trace: TraceFile, view: View) -> Iterator[_Row]:
                 name = names[reason] = exit_name(reason)
             direction = meaning = ""
             data = b""
-            if (reason, write) in _DIRECTIONS:
-                direction = _DIRECTIONS[reason, write]
+            if (reason, write) in DIRECTIONS:
+                direction = DIRECTIONS[reason, write]
                 if count == 1:
                     meaning = decode(reason, address, size, write, value, time_ns)
                 else:
@@ -133,22 +146,10 @@ def _rows(trace: TraceFile, view: View) -> Iterator[_Row]:
             )
 
 
-_DIRECTIONS = {
-    (KVM_EXIT_IO, False): "in",
-    (KVM_EXIT_IO, True): "out",
-    (KVM_EXIT_MMIO, False): "read",
-    (KVM_EXIT_MMIO, True): "write",
-}
-
-
 # -- Chrome and Perfetto --------------------------------------------------------------------
 
-_PID = 1
-_MACHINE = 0
-"""The track of the machine's events; vCPU n has track n + 1."""
 
-
-def _chrome(trace: TraceFile, view: View, file: IO[str]) -> None:
+def _chrome(trace: TraceFile, view: View, file: IO[str], progress: Progress) -> None:
     """The Trace Event Format: a track for each vCPU, a slice for each exit that was handled; the
     gaps are the guest's.
 
@@ -159,18 +160,8 @@ def _chrome(trace: TraceFile, view: View, file: IO[str]) -> None:
     put(json.dumps({"vmm": trace.meta.get("vmm"), "config": trace.meta.get("config")}))
     put(',"traceEvents":[\n')
     put(",\n".join(map(json.dumps, _chrome_tracks(trace))))
-    ends = [0] * trace.vcpus
-    name_of = lru_cache(1 << 12)(_slice_name)
-    quote = lru_cache(1 << 12)(json.dumps)
-    for row in _rows(trace, view):
-        # Slices of one track may touch, and must not overlap.
-        start = max(row.time_ns, ends[row.vcpu])
-        end = ends[row.vcpu] = max(row.time_ns + row.handler_ns, start)
-        name, kind = name_of(row.reason, row.direction, row.address, row.device)
-        put(
-            f',\n{{"name":{name},"cat":{kind},"ph":"X","pid":{_PID},"tid":{row.vcpu + 1},'
-            f'"ts":{_us(start)},"dur":{_us(end - start)},"args":{_chrome_args(row, quote)}}}'
-        )
+    for slices in chrome_slices(trace, view, _batches(view, progress)):
+        put(slices)
     for record in trace.events.tolist():
         put(",\n" + json.dumps(_chrome_event(dict(zip(_DTYPE_NAMES, record, strict=True)), trace)))
     put("\n]}\n")
@@ -179,37 +170,15 @@ def _chrome(trace: TraceFile, view: View, file: IO[str]) -> None:
 def _chrome_tracks(trace: TraceFile) -> Iterator[dict[str, Any]]:
     config = trace.meta.get("config")
     image = config.get("image") if isinstance(config, dict) else None
-    names = {_MACHINE: "machine"} | {vcpu + 1: f"vCPU {vcpu}" for vcpu in range(trace.vcpus)}
-    yield _metadata("process_name", _MACHINE, name=f"glassvm {image or trace.name}")
+    names = {MACHINE_TRACK: "machine"} | {vcpu + 1: f"vCPU {vcpu}" for vcpu in range(trace.vcpus)}
+    yield _metadata("process_name", MACHINE_TRACK, name=f"glassvm {image or trace.name}")
     for tid, name in names.items():
         yield _metadata("thread_name", tid, name=name)
         yield _metadata("thread_sort_index", tid, sort_index=tid)
 
 
 def _metadata(what: str, tid: int, **args: Any) -> dict[str, Any]:
-    return {"name": what, "ph": "M", "pid": _PID, "tid": tid, "args": args}
-
-
-def _slice_name(reason: str, direction: str, address: int, device: str) -> tuple[str, str]:
-    """A slice's name and category, as JSON."""
-    name = f"{device or reason} {direction} {address:#x}" if direction else reason
-    return json.dumps(name), json.dumps(reason)
-
-
-def _chrome_args(row: _Row, quote: Callable[[str], str]) -> str:
-    """What a slice is told with, as JSON: spelled out, since it is made a million times."""
-    args = f'{{"guest_ns":{row.guest_ns}'
-    if row.data:
-        args += f',"data":"{row.data.hex()}"'
-    elif row.direction:
-        args += f',"value":"{row.value:#x}","size":{row.size}'
-    if row.meaning:
-        args += f',"meaning":{quote(row.meaning)}'
-    if row.irqs:
-        args += f',"irqs":{row.irqs}'
-    if row.rip is not None:
-        args += f',"rip":"{row.rip:#x}"'
-    return args + "}"
+    return {"name": what, "ph": "M", "pid": PID, "tid": tid, "args": args}
 
 
 def _chrome_event(event: dict[str, int], trace: TraceFile) -> dict[str, Any]:
@@ -220,24 +189,19 @@ def _chrome_event(event: dict[str, int], trace: TraceFile) -> dict[str, Any]:
     elif kind == INPUT:
         name = f"input, {event['count']} bytes"
     when = max(event["time_ns"] - trace.begun_ns, 0)
-    where = {"pid": _PID, "tid": _MACHINE, "ts": when / 1000}
+    where = {"pid": PID, "tid": MACHINE_TRACK, "ts": when / 1000}
     args = {"address": event["address"], "value": event["value"]}
     return {"name": name, "cat": "event", "ph": "i", "s": "t", **where, "args": args}
-
-
-def _us(nanoseconds: int) -> str:
-    """Microseconds, which the format counts in, without rounding."""
-    return f"{nanoseconds // 1000}.{nanoseconds % 1000:03}"
 
 
 # -- CSV ------------------------------------------------------------------------------------
 
 
-def _csv(trace: TraceFile, view: View, file: IO[str]) -> None:
+def _csv(trace: TraceFile, view: View, file: IO[str], progress: Progress) -> None:
     """One line an exit; addresses and values in hexadecimal, a string's bytes as hex digits."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(_Row._fields)
-    for row in _rows(trace, view):
+    for row in _rows(trace, view, progress):
         cells = row._asdict() | {"address": hex(row.address), "value": hex(row.value)}
         cells |= {"data": row.data.hex(), "rip": "" if row.rip is None else hex(row.rip)}
         writer.writerow(cells.values())
@@ -265,7 +229,7 @@ create index exits_by_device on exits (device);
 """
 
 
-def _sqlite(trace: TraceFile, view: View, path: str) -> None:
+def _sqlite(trace: TraceFile, view: View, path: str, progress: Progress) -> None:
     """Tables `exits`, `events`, `devices`, and `info` with the trace's description as JSON."""
     with contextlib.closing(sqlite3.connect(path)) as base:
         base.executescript("pragma journal_mode=off; pragma synchronous=off;" + _SCHEMA)
@@ -273,7 +237,7 @@ def _sqlite(trace: TraceFile, view: View, path: str) -> None:
         marks = ", ".join("?" * len(_Row._fields))
         base.executemany(
             f"insert into exits ({columns}) values ({marks})",
-            (_signed(row) for row in _rows(trace, view)),
+            (_signed(row) for row in _rows(trace, view, progress)),
         )
         base.executemany(
             "insert into events values (?, ?, ?, ?, ?, ?)",
@@ -307,7 +271,7 @@ def _fold(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-FORMATS: dict[str, Callable[[TraceFile, View, Any], None]] = {
+FORMATS: dict[str, Callable[[TraceFile, View, Any, Progress], None]] = {
     "chrome": _chrome,
     "csv": _csv,
     "sqlite": _sqlite,

@@ -244,7 +244,7 @@ def look(path: Path) -> None:
     assert compare(trace, trace).same
     for format in ("csv", "chrome"):
         written = io.StringIO()
-        FORMATS[format](trace, trace, written)
+        FORMATS[format](trace, trace, written, lambda done: None)
         assert format == "csv" or json.loads(written.getvalue())["traceEvents"]
 
 
