@@ -56,6 +56,10 @@ class _itimerspec(ctypes.Structure):
     )
 
 
+_NEVER = _itimerspec()
+_RELATIVE = ctypes.c_int(0)
+
+
 @cache
 def install() -> None:
     """Give KICK_SIGNAL its handler, once for the process. From any thread.
@@ -65,7 +69,7 @@ def install() -> None:
     """
     if not sys.platform.startswith("linux"):
         raise OSError("kicking a vCPU needs Linux")
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     # signal() of glibc and musl installs with SA_RESTART.
     libc.signal.restype = ctypes.c_void_p
     handler = ctypes.cast(libc.abs, ctypes.c_void_p)
@@ -83,9 +87,15 @@ def kick(thread_ident: int) -> None:
         signal.pthread_kill(thread_ident, KICK_SIGNAL)
 
 
+@cache
+def _libc() -> Any:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+@cache
 def _timer_functions() -> Any:
     """Find the library with timer_create: libc from glibc 2.34 on, librt before."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     return libc if hasattr(libc, "timer_create") else ctypes.CDLL("librt.so.1", use_errno=True)
 
 
@@ -103,6 +113,7 @@ class Heartbeat:
         install()
         self._lib = _timer_functions()
         self._timer = ctypes.c_void_p()
+        self._spec = _itimerspec()
         event = _sigevent(
             sigev_signo=KICK_SIGNAL,
             sigev_notify=_SIGEV_THREAD_ID,
@@ -124,11 +135,14 @@ class Heartbeat:
         """
         if first_ns <= 0 or interval_ns <= 0:
             raise ValueError("a heartbeat needs times above 0")
-        self._set(first_ns, interval_ns)
+        spec = self._spec
+        spec.interval_s, spec.interval_ns = divmod(interval_ns, _NS)
+        spec.value_s, spec.value_ns = divmod(first_ns, _NS)
+        self._set(spec)
 
     def stop(self) -> None:
         """Send no more kicks."""
-        self._set(0, 0)
+        self._set(_NEVER)
 
     def close(self) -> None:
         """Give the timer back. Calling it again does nothing."""
@@ -146,14 +160,10 @@ class Heartbeat:
         if getattr(self, "_open", False):
             self.close()
 
-    def _set(self, first_ns: int, interval_ns: int) -> None:
-        if not self._open:
-            return
-        spec = _itimerspec(*divmod(interval_ns, _NS), *divmod(first_ns, _NS))
-        self._check(
-            self._lib.timer_settime(self._timer, ctypes.c_int(0), ctypes.byref(spec), None),
-            "timer_settime",
-        )
+    def _set(self, spec: _itimerspec) -> None:
+        if self._open:
+            done = self._lib.timer_settime(self._timer, _RELATIVE, ctypes.byref(spec), None)
+            self._check(done, "timer_settime")
 
     def _check(self, result: int, what: str) -> None:
         if result < 0:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     _S = TypeVar("_S", bound=Struct)
 
-__all__ = ["Vcpu"]
+__all__ = ["Vcpu", "pack_msrs"]
 
 
 _MSR_HEADER = struct.Struct("=II")
@@ -199,7 +199,7 @@ class Vcpu(Closable):
         found: dict[int, int] = {}
         while left:
             asked = left[:_MSRS_A_CALL]
-            table = _pack_msrs((index, 0) for index in asked)
+            table = pack_msrs((index, 0) for index in asked)
             done = ioctl(self.fd, ioctls.KVM_GET_MSRS, pointer_to(table))
             for number in range(done):
                 offset = _MSR_HEADER.size + number * _MSR_ENTRY.size
@@ -217,7 +217,7 @@ class Vcpu(Closable):
         left = list(values.items())
         while left:
             asked = left[:_MSRS_A_CALL]
-            done = ioctl(self.fd, ioctls.KVM_SET_MSRS, pointer_to(_pack_msrs(asked)))
+            done = ioctl(self.fd, ioctls.KVM_SET_MSRS, pointer_to(pack_msrs(asked)))
             if done < len(asked):
                 index, value = asked[done]
                 reason = f"MSR {index:#x} does not take the value {value:#x}"
@@ -347,6 +347,8 @@ class Vcpu(Closable):
         return state
 
 
-def _pack_msrs(entries: Iterable[tuple[int, int]]) -> bytearray:
+def pack_msrs(entries: Iterable[tuple[int, int]]) -> bytearray:
+    """Lay out MSRs as a kvm_msrs."""
+    entries = list(entries)
     packed = [_MSR_ENTRY.pack(index, 0, value) for index, value in entries]
     return bytearray(_MSR_HEADER.pack(len(packed), 0) + b"".join(packed))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from devices.protocols import Device
 
-__all__ = ["load_state", "save_state"]
+__all__ = ["load_state", "rich_state", "save_state"]
 
 
 def save_state(device: Device) -> dict[str, Any]:
@@ -52,6 +52,19 @@ def load_state(device: Device, data: Mapping[str, Any]) -> None:
     """
     if getattr(device, "save", None) is None or getattr(device, "load", None) is None:
         raise SnapshotError(f"{device.name} has a saved state, but no save() and load()")
+    state = rich_state(device, data)
+    try:
+        device.load(state)  # type: ignore[attr-defined]
+    except (StateError, TypeError, ValueError, AttributeError) as error:
+        raise SnapshotError(f"{device.name}: the saved state is damaged: {error}") from None
+
+
+def rich_state(device: Device, data: Mapping[str, Any]) -> Any:
+    """The state that was saved of a device's like, as the device takes it.
+
+    Raises:
+        SnapshotError: it is none of this device.
+    """
     own = device.save()  # type: ignore[attr-defined]
     if data.get("kind") != own.kind:
         raise SnapshotError(
@@ -63,9 +76,8 @@ def load_state(device: Device, data: Mapping[str, Any]) -> None:
             f"this one takes {own.version}"
         )
     try:
-        fields = {name: _rich(value) for name, value in data["fields"].items()}
-        device.load(type(own)(**fields))  # type: ignore[attr-defined]
-    except (StateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        return type(own)(**{name: _rich(value) for name, value in data["fields"].items()})
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise SnapshotError(f"{device.name}: the saved state is damaged: {error}") from None
 
 

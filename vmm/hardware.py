@@ -38,6 +38,9 @@ __all__ = ["Hardware"]
 _IDENTITY_MAP = 0xFEFF_C000
 _TSS = 0xFEFF_D000
 
+_capabilities: dict[int, int] = {}
+"""What VMs of this host's KVM can; that does not change while a process lives."""
+
 
 class Hardware:
     """One VM with its memory and vCPUs.
@@ -84,7 +87,6 @@ class Hardware:
         """The MSRs that snapshots have, once one was taken."""
         self.cpuid: list[tuple[CpuidEntry, ...]] = []
         """What each vCPU was told to show. (KVM_GET_CPUID2 has the host's on kvm_pvm.)"""
-        self._capabilities: dict[int, int] = {}
         self._slots: list[Region] = []
         self._coalesced: CoalescedWrites | None = None
         self._last_seen: dict[int, LastSeen] = {}
@@ -107,9 +109,9 @@ class Hardware:
 
     def has(self, capability: int) -> int:
         """Ask for a capability (KVM_CAP_*) of this VM: 0, 1 or a limit."""
-        found = self._capabilities.get(capability)
+        found = _capabilities.get(capability)
         if found is None:
-            found = self._capabilities[capability] = self.vm.check_extension(capability)
+            found = _capabilities[capability] = self.vm.check_extension(capability)
         return found
 
     def map_new_regions(self) -> None:
@@ -120,6 +122,15 @@ class Hardware:
                 number = len(self._slots)
                 self.vm.set_user_memory_region(number, region.gpa, region.size, region.hva, flags)
                 self._slots.append(region)
+
+    def log_dirty_pages(self, on: bool) -> list[tuple[int, Region]]:
+        """Have KVM log which pages of RAM the guest writes to, or no more; returns the slots of
+        RAM by number."""
+        flags = c.KVM_MEM_LOG_DIRTY_PAGES if on else 0
+        ram = [(n, region) for n, region in enumerate(self._slots) if not region.readonly]
+        for number, region in ram:
+            self.vm.set_user_memory_region(number, region.gpa, region.size, region.hva, flags)
+        return ram
 
     def start(self, start: Start) -> None:
         """Set the first vCPU to start.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from devices.records import Record
 from vmm.errors import BootError, ConfigError
@@ -19,6 +20,7 @@ from vmm.machine import Machine
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
     from vmm.symbols import Symbols
 
@@ -159,11 +161,19 @@ def boot(
         }
         machine.symbol_source = names
         furnish(machine, machine.settings, console=console, terminal=terminal)
+        machine.furnish = partial(_furnish_copy, machine.settings)
         machine.boot(plan)
     except BaseException:
         machine.close()
         raise
     return machine
+
+
+def _furnish_copy(
+    settings: Mapping[str, Any], machine: Machine, console: Callable[[bytes], None] | None
+) -> None:
+    """Furnish a copy of a machine, with disks of its own."""
+    furnish(machine, settings, console=console, private=True)
 
 
 def _symbols(

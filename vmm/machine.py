@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from vmm.counts import ExitCounts
     from vmm.cpustate import CpuState
     from vmm.host.events import HostEvents
+    from vmm.snapshot.reset import Reset
     from vmm.snapshot.snapshot import Snapshot
     from vmm.symbols import Symbols
     from vmm.trace.recorder import Journal
@@ -131,6 +132,7 @@ class Machine:
         """Reads `symbols` when somebody first asks for them."""
         self.pause_at_stops = False
         """At a stop (`Trace.stop_at`) the run is paused; otherwise it returns."""
+        self._reset: Reset | None = None
         self.onlookers: set[object] = set()
         """Screens that see the machine: while there are any, stops pause the run as well."""
         self._control = RunControl()
@@ -547,6 +549,39 @@ class Machine:
 
         return write_snapshot(self, path)
 
+    def reset_to(self, snapshot: Snapshot) -> None:
+        """Bring this machine back to a snapshot of it or of its like, between runs.
+
+        The first time with a snapshot all memory is exchanged; after that only the pages that
+        were written since are copied back, so that thousands of resets a second can be had. Views
+        of memory that were taken before are to be taken again. The console's output stays.
+
+        Raises:
+            SnapshotError: the snapshot is of another kind of machine, or closed.
+            LifecycleError: the machine runs, is closed or has failed.
+        """
+        if self._reset is None or self._reset.snapshot is not snapshot:
+            from vmm.snapshot.reset import Reset
+
+            self._reset = Reset(self, snapshot)
+        self._reset()
+
+    def fork(self) -> Machine:
+        """Make an independent machine that goes on from where this one is, ready to run.
+
+        Memory is shared until either of them writes. The first time nothing is copied; later, if
+        the guest has run since, all that its memory holds is. Functions on ports are called for
+        both machines; devices of your own are to be added to the copy, and take their state then.
+        What the copy writes to disks is its own.
+
+        Raises:
+            SnapshotError: a device cannot be saved.
+            LifecycleError: the machine is closed or has failed.
+        """
+        from vmm.snapshot.fork import fork
+
+        return fork(self)
+
     # -- closing ---------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -569,6 +604,7 @@ class Machine:
         for close in reversed(self.closers):
             close()
         self._hardware.close()
+        self._control.state.close()
         self._backplane.flush_journal()
         if self.phase is not Phase.STOPPED:
             self._control.state.lifecycle.to(Phase.STOPPED)

@@ -67,6 +67,9 @@ class GuestMemory:
         self._starts: list[int] = []
         self.base: tuple[int, int] | None = None
         """The file, and where in it, that RAM is a private copy of; None: RAM is `fd` itself."""
+        self.written: set[int] | None = None
+        """The pages (gpa / 4096) that the host wrote to, or may have, where somebody wants to
+        know; those that the guest wrote to are in KVM's log."""
         flags = os.MFD_CLOEXEC
         if huge_pages:
             if any(r.size % _HUGE_PAGE for r in layout.ranges):
@@ -130,11 +133,27 @@ class GuestMemory:
         for region in self._regions:
             if not region.readonly:
                 map_over(region.hva, region.size, fd, offset + self.ram_offset(region))
-        if self.base is not None:
-            os.close(self.base[0])
+        old = self.fd if self.base is None else self.base[0]
         self.base = os.dup(fd), offset
-        os.ftruncate(self.fd, 0)  # nobody has a mapping of it any more
-        os.ftruncate(self.fd, self.layout.size)
+        self.fd = -1
+        os.close(old)
+        if self.written is not None:
+            self.written.clear()
+
+    def freeze(self) -> None:
+        """Make RAM a private copy of what it is now: its file gets no more writes and can be shared
+        with other machines (`base`). Not where it is a private copy already.
+
+        Raises:
+            ConfigError: RAM is made of huge pages.
+            OSError: the host refuses.
+        """
+        if self.huge_pages:
+            raise ConfigError("memory of huge pages cannot be shared with a copy")
+        self.base, self.fd = (self.fd, 0), -1
+        for region in self._regions:
+            if not region.readonly:
+                map_over(region.hva, region.size, self.base[0], self.ram_offset(region))
 
     def view(self, gpa: int, size: int) -> memoryview:
         """Return `size` bytes at `gpa` as they are in memory: no copy, shared with the guest.
@@ -147,6 +166,8 @@ class GuestMemory:
         region = self._find(gpa)
         if region is None or size < 0 or gpa + size > region.end:
             raise GuestMemoryError(self._outside(gpa, size))
+        if self.written is not None:
+            self._note(gpa, size)  # whoever has a view may write through it
         start = gpa - region.gpa
         return region.view[start : start + size]
 
@@ -170,7 +191,10 @@ class GuestMemory:
         """
         source = memoryview(data).cast("B")
         done = 0
-        for piece in self._pieces(gpa, len(source)):
+        pieces = self._pieces(gpa, len(source))
+        if self.written is not None:
+            self._note(gpa, len(source))
+        for piece in pieces:
             piece[:] = source[done : done + len(piece)]
             done += len(piece)
 
@@ -181,7 +205,10 @@ class GuestMemory:
             GuestMemoryError: some of it is not in memory; nothing was written.
         """
         block = bytes([byte]) * min(size, 1 << 20)
-        for piece in self._pieces(gpa, size):
+        pieces = self._pieces(gpa, size)
+        if self.written is not None:
+            self._note(gpa, size)
+        for piece in pieces:
             for start in range(0, len(piece), len(block)):
                 part = piece[start : start + len(block)]
                 part[:] = block[: len(part)]
@@ -209,6 +236,11 @@ class GuestMemory:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def _note(self, gpa: int, size: int) -> None:
+        assert self.written is not None
+        if size > 0:
+            self.written.update(range(gpa // PAGE_SIZE, (gpa + size - 1) // PAGE_SIZE + 1))
 
     def _insert(self, region: Region) -> None:
         for other in self._regions:

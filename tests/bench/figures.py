@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import states
 from guests import HELLO, ONCE, PORT, UART_LOOP, WRITE_LOOP, hello_rom, unrolled_writes
 from peers import CPeer, Unavailable, qemu_command
 from sampling import Measure, Target, all_cpus, pinned
@@ -398,6 +399,29 @@ FIGURES = (
         "NumPy counts its addresses",
         "ms",
         _summary,
+    ),
+    Figure(
+        "reset",
+        "reset_to, run and exit with 8 dirty pages",
+        "VMM in C, the same requests",
+        "a second",
+        lambda bench: states.reset(bench.exits // 20, bench.c_peer.nanoseconds),
+        Target(0.5, at_least=True),
+    ),
+    Figure(
+        "fork",
+        "fork of a machine of 256M",
+        "making an empty one",
+        "µs",
+        lambda bench: states.fork(bench.machines),
+        Target(2, at_least=False),
+    ),
+    Figure(
+        "restore",
+        "a file with 1G of memory to the first exit",
+        "a new machine to it",
+        "ms",
+        lambda bench: states.restore(bench.machines, bench.folder),
     ),
     Figure("uart", "COM1 of a PC, LSR and THR in turn", "bare on_out", "exits/s", _uart),
     Figure("cpus", "port writes on 2 processors", "1 processor", "exits/s", _cpus, where=all_cpus),

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["HELLO", "ONCE", "PORT", "UART_LOOP", "WRITE_LOOP", "hello_rom", "unrolled_writes"]
+__all__ = [
+    "DIRTY",
+    "HELLO",
+    "ONCE",
+    "PORT",
+    "UART_LOOP",
+    "WRITE_LOOP",
+    "hello_rom",
+    "unrolled_writes",
+]
 
 PORT = 0xE9
 """The port that the guests write to."""
@@ -17,6 +26,11 @@ ONCE = bytes.fromhex(
     "b0 48"  #    mov al, 'H'
     "e6 e9"  #    out 0xE9, al
     "f4"  #       hlt
+)
+
+DIRTY = b"".join(b"\xa2\x00" + bytes([page << 4]) for page in range(2, 10)) + bytes.fromhex(
+    "e6 e9"  # mov [0x2000], al; ... mov [0x9000], al; out 0xE9, al
+    "f4"  #    hlt
 )
 
 UART_LOOP = bytes.fromhex(

@@ -343,3 +343,95 @@ def test_a_boot_sector_keeps_its_disk_and_its_bios(tmp_path):
     image.write_bytes(sector * 2)
     with pytest.raises(vmm.SnapshotError, match=r"disk\.img has 4 sectors and had 2"):
         vmm.restore(path)
+
+
+# -- copies and returns -----------------------------------------------------------------------
+
+
+def test_a_copy_goes_on_by_itself(unbroken):
+    wanted = unbroken("hello64")
+    with boot("hello64") as machine:
+        machine.run(max_exits=20)
+        before, exits = machine.console.output, exits_of(machine)
+        with machine.fork() as first, machine.fork() as second, first.fork() as third:
+            first.memory.write(0x3000, b"first")
+            machine.memory.write(0x3000, b"mine!")
+            with machine.fork() as later:
+                for copy in (first, second, third, later):
+                    result = copy.run(timeout=60)
+                    found = (before + copy.console.output, exits + exits_of(copy))
+                    assert (*found, result.reason, result.status) == wanted
+                assert later.memory.read(0x3000, 5) == b"mine!"
+            assert first.memory.read(0x3000, 5) == b"first"
+            assert second.memory.read(0x3000, 5) == third.memory.read(0x3000, 5) == bytes(5)
+        assert machine.run(timeout=60).reason == "halt"
+        assert machine.console.output == wanted[0]
+
+
+def test_a_copy_calls_the_same_functions_and_has_the_same_rom(machine):
+    m = machine("e610 e411 f4")  # out 0x10, al; in al, 0x11; hlt
+    seen = []
+    m.on_out(0x10)(lambda value, size: seen.append(value))
+    m.on_in(0x11)(lambda size: 0x5A)
+    m.memory.add_rom(0xF_0000_0000, b"rom", "a rom")
+    m.regs.rax = 7
+    with m.fork() as copy:
+        assert copy.run(timeout=60).reason == "halt"
+        assert copy.regs.rax & 0xFF == 0x5A
+        assert copy.memory.read(0xF_0000_0000, 4) == b"rom\xff"
+    assert seen == [7]
+
+
+# again: inc byte [0x5000]; mov al, [0x5000]; out 0x10, al; mov [0x8000], al; jmp again
+COUNTER = "fe060050 a00050 e610 a20080 ebf2"
+
+
+@pytest.mark.parametrize("times", [3, 50])
+def test_a_machine_comes_back_to_where_it_was(machine, times):
+    m = machine(COUNTER)
+    seen = []
+    m.on_out(0x10)(lambda value, size: seen.append(value))
+    m.run(max_exits=5)
+    with m.snapshot() as snapshot:
+        m.run(max_exits=3)
+        assert seen == [1, 2, 3, 4, 5, 6, 7, 8]
+        for turn in range(times):
+            seen.clear()
+            m.reset_to(snapshot)
+            assert m.memory.read(0x9000, 4) == bytes(4)
+            m.run(max_exits=2 + turn % 3)
+            assert seen == [6, 7, 8, 9][: 2 + turn % 3]
+            m.memory.write(0x9000, b"host")  # what the host wrote goes as well
+            m.memory.fill(0x8000, 16, 0xEE)
+            m.memory.view(0xA000, 4)[:] = b"view"
+        m.reset_to(snapshot)
+        assert m.memory.read(0xA000, 4) == bytes(4)
+        with m.snapshot() as again:
+            m.reset_to(again)
+            m.run(max_exits=1)
+            m.reset_to(snapshot)
+            seen.clear()
+            m.run(max_exits=1)
+            assert seen == [6]
+
+
+def test_devices_and_interrupts_come_back_too(unbroken):
+    wanted = unbroken("serial_echo")
+    with boot("serial_echo") as machine:
+        machine.run(timeout=60, max_exits=wanted[1] // 2)
+        before = machine.console.output
+        with machine.snapshot() as snapshot:
+            for _ in range(3):
+                start = machine.console.written
+                result = machine.run(timeout=60)
+                output, _ = machine.console.since(start, 1 << 20)
+                assert (before + output, result.reason) == (wanted[0], wanted[2])
+                machine.reset_to(snapshot)
+
+
+def test_a_machine_of_another_kind_is_refused(machine):
+    snapshot = machine(memory="1M").snapshot()
+    with snapshot, pytest.raises(vmm.SnapshotError, match="memory is 1048576 there and 2097152"):
+        machine().reset_to(snapshot)
+    with pytest.raises(vmm.SnapshotError, match="closed"):
+        machine(memory="1M").reset_to(snapshot)

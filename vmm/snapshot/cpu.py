@@ -17,8 +17,7 @@ Spec: KVM API, the requests of type "vcpu ioctl".
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from devices.records import Record
 from kvm_bindings import CpuidEntry, KvmError, structs
@@ -43,8 +42,15 @@ class VcpuState(Record):
 
 
 def msrs_to_save(kvm: kvm_bindings.System, vcpu: kvm_bindings.Vcpu) -> tuple[int, ...]:
-    """The MSRs of KVM_GET_MSR_INDEX_LIST that this vCPU has."""
-    return tuple(vcpu.get_msrs(kvm.msr_index_list()))
+    """The MSRs of KVM_GET_MSR_INDEX_LIST that this vCPU has and takes: one that refuses its own
+    value tells of the host."""
+    values = vcpu.get_msrs(kvm.msr_index_list())
+    try:
+        vcpu.set_msrs(values)
+    except KvmError:
+        refused = set(_refused_msrs(vcpu, values))
+        return tuple(index for index in values if index not in refused)
+    return tuple(values)
 
 
 def take_vcpu(
@@ -87,12 +93,11 @@ def take_vcpu(
 
 
 def put_vcpu(vcpu: kvm_bindings.Vcpu, state: VcpuState, *, has: Callable[[int], int]) -> None:
-    """Make a vCPU that has not run yet what `state` was taken from.
+    """Make a vCPU that has not run yet, and shows the CPUID of `state`, what that was taken from.
 
     Raises:
         SnapshotError: this host cannot hold some of it; the message names that.
     """
-    vcpu.set_cpuid2(state.cpuid)
     if state.tsc_khz and has(c.KVM_CAP_TSC_CONTROL) and vcpu.get_tsc_khz() != state.tsc_khz:
         vcpu.set_tsc_khz(state.tsc_khz)
     for name in ("mp_state", "regs", "sregs", "xsave", "xcrs", "debugregs", "lapic"):
@@ -133,22 +138,18 @@ def _put(vcpu: kvm_bindings.Vcpu, name: str, data: bytes) -> None:
 def _put_msrs(vcpu: kvm_bindings.Vcpu, values: Mapping[int, int]) -> None:
     try:
         vcpu.set_msrs(values)
-    except KvmError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        _put_msrs_singly(vcpu, values)
+    except KvmError:
+        refused = [f"{index:#x} = {values[index]:#x}" for index in _refused_msrs(vcpu, values)]
+        if refused:
+            raise SnapshotError(
+                f"vCPU {vcpu.index}: this host does not take its MSRs {', '.join(refused)}"
+            ) from None
 
 
-def _put_msrs_singly(vcpu: kvm_bindings.Vcpu, values: Mapping[int, int]) -> None:
-    """One that is refused does no harm where it has its value already: some cannot be written."""
-    refused = []
+def _refused_msrs(vcpu: kvm_bindings.Vcpu, values: Mapping[int, int]) -> Iterator[int]:
+    """Set MSRs one by one; those that do not take their value."""
     for index, value in values.items():
         try:
             vcpu.set_msrs({index: value})
         except KvmError:
-            if vcpu.get_msrs((index,)).get(index) != value:
-                refused.append(f"{index:#x} = {value:#x}")
-    if refused:
-        raise SnapshotError(
-            f"vCPU {vcpu.index}: this host does not take its MSRs {', '.join(refused)}"
-        )
+            yield index

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Sink: TypeAlias = Callable[[bytes], None] | None
     Furnish: TypeAlias = Callable[[Machine, Sink], None]
 
-__all__ = ["put_state"]
+__all__ = ["put_others", "put_state"]
 
 
 def put_state(machine: Machine, snapshot: Snapshot, furnish: Furnish | None, sink: Sink) -> None:
@@ -49,16 +49,23 @@ def put_state(machine: Machine, snapshot: Snapshot, furnish: Furnish | None, sin
     hardware.map_new_regions()
     put_chips(machine.vm, snapshot.vm)
     for vcpu, state in zip(machine.vcpus, snapshot.vcpus, strict=True):
+        if hardware.cpuid[vcpu.index] != state.cpuid:
+            vcpu.kvm.set_cpuid2(state.cpuid)
+            hardware.cpuid[vcpu.index] = state.cpuid
         put_vcpu(vcpu.kvm, state, has=hardware.has)
-        hardware.cpuid[vcpu.index] = state.cpuid
         vcpu.regs.forget()
         vcpu.sregs.forget()
     put_clock(machine.vm, snapshot.vm)
     hardware.registers_were_set()
-    _put_others(machine, snapshot.others)
+    put_others(machine, snapshot.others)
 
 
-def _put_others(machine: Machine, others: Mapping[str, Any]) -> None:
+def put_others(machine: Machine, others: Mapping[str, Any]) -> None:
+    """Put back what belongs to no device.
+
+    Raises:
+        SnapshotError: it does not fit.
+    """
     try:
         if machine.bios is not None and "bios" in others:
             machine.bios.load(others["bios"])

@@ -7,18 +7,17 @@ What was never written is a hole in the image and costs nothing. Putting an imag
 privately over the machine's memory: pages are read when they are first touched, and what the guest
 writes stays its own.
 
-Spec: lseek(2), SEEK_DATA and SEEK_HOLE; proc(5), /proc/pid/pagemap.
+Spec: lseek(2), SEEK_DATA and SEEK_HOLE.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import struct
 from collections.abc import Iterator
 
 from devices.records import Record
-from vmm.layout import PAGE_SIZE
+from vmm.mapping import has_private_pages, private_pages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,13 +28,12 @@ __all__ = [
     "MemoryImage",
     "copy_memory",
     "data_of_file",
+    "freeze",
     "image_regions",
     "used_ranges",
 ]
 
 _PIECE = 1 << 20
-_PRESENT_OR_SWAPPED = 0b11 << 62
-_ENTRIES = 1 << 16
 _ZEROS = bytes(64 << 10)
 
 
@@ -124,6 +122,43 @@ def copy_memory(memory: GuestMemory, fd: int, offset: int) -> list[tuple[int, in
     return written
 
 
+def freeze(memory: GuestMemory) -> tuple[int, int]:
+    """Make what RAM holds now a file that nobody writes to any more, of which this RAM, and others,
+    are private copies. The vCPUs stand still.
+
+    The first time nothing is copied; afterwards, if RAM was written since, all that it holds is.
+
+    Returns:
+        The file, which stays `memory`'s, and where in it RAM begins.
+
+    Raises:
+        OSError: the host refuses.
+    """
+    if memory.base is None:
+        memory.freeze()
+    elif any(has_private_pages(r.hva, r.size) for r in memory if not r.readonly):
+        fd = os.memfd_create("glassvm-ram", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, memory.size)
+            _copy_ram(memory, fd)
+            memory.map_privately(fd, 0)
+        finally:
+            os.close(fd)
+    assert memory.base is not None
+    return memory.base
+
+
+def _copy_ram(memory: GuestMemory, fd: int) -> None:
+    for region in memory:
+        if not region.readonly:
+            offset = memory.ram_offset(region)
+            for start, end in used_ranges(memory, region):
+                done = start
+                while done < end:
+                    piece = region.view[done : min(done + _PIECE, end)]
+                    done += os.pwrite(fd, piece, offset + done)
+
+
 def _write_data(
     piece: memoryview, fd: int, offset: int, at: int, written: list[tuple[int, int]]
 ) -> None:
@@ -156,7 +191,7 @@ def used_ranges(memory: GuestMemory, region: Region) -> Iterator[tuple[int, int]
     ranges = [
         (first - begin, last - begin) for first, last in data_of_file(base_fd, begin, region.size)
     ]
-    yield from _merged([*ranges, *_touched_pages(region)])
+    yield from _merged([*ranges, *private_pages(region.hva, region.size)])
 
 
 def data_of_file(fd: int, start: int, size: int) -> Iterator[tuple[int, int]]:
@@ -174,29 +209,6 @@ def data_of_file(fd: int, start: int, size: int) -> Iterator[tuple[int, int]]:
         last = min(os.lseek(fd, first, os.SEEK_HOLE), end)
         yield first, last
         at = last
-
-
-def _touched_pages(region: Region) -> Iterator[tuple[int, int]]:
-    """The pages of a private mapping that this process has, read or written."""
-    try:
-        pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # a sandbox without /proc: any page may be written
-        yield 0, region.size
-        return
-    try:
-        first = region.hva // PAGE_SIZE
-        count = region.size // PAGE_SIZE
-        for chunk in range(0, count, _ENTRIES):
-            asked = min(_ENTRIES, count - chunk)
-            data = os.pread(pagemap, 8 * asked, 8 * (first + chunk))
-            if not data.strip(b"\0"):
-                continue
-            for number, (entry,) in enumerate(struct.iter_unpack("<Q", data)):
-                if entry & _PRESENT_OR_SWAPPED:
-                    at = (chunk + number) * PAGE_SIZE
-                    yield at, at + PAGE_SIZE
-    finally:
-        os.close(pagemap)
 
 
 def _merged(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -13,14 +13,14 @@ from collections.abc import Callable
 
 from kvm_bindings.exit_ring import EXIT, RECORD_SIZE, WRITE, ExitRing
 from vmm.errors import ConfigError, LifecycleError
-from vmm.trace.layout import CAPACITY, END, EVENTS, JOURNAL, META, RECORDS
+from vmm.lifecycle import Phase
+from vmm.trace.layout import CAPACITY, END, EVENTS, JOURNAL, META, RECORDS, STATE
 from vmm.trace.memory import TraceMemory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from vmm.lifecycle import Phase
     from vmm.trace.reader import TraceFile
     from vmm.trace.sight import Surroundings
     from vmm.trace.stops import Kept, Stop
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Trace"]
 
+_PHASES = tuple(Phase)
 _MOST_BYTES = 64 << 20
 """The rings of a machine with many vCPUs take no more than that."""
 
@@ -224,10 +225,7 @@ class Trace:
 
     def note_phase(self, phase: Phase) -> None:
         """Note that the machine went to a phase of its life."""
-        from vmm.lifecycle import Phase
-        from vmm.trace.layout import STATE
-
-        self.event(STATE, value=tuple(Phase).index(phase))
+        self.event(STATE, value=_PHASES.index(phase))
 
     def describe(self) -> None:
         """Say in the file what machine this is; may be called again when more is known."""
