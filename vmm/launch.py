@@ -46,7 +46,7 @@ class _Image(Record):
 
 
 def boot(
-    image: str | Path,
+    image: str | Path | bytes,
     *,
     format: str = "auto",
     memory: str | int | None = None,
@@ -75,7 +75,7 @@ def boot(
     """Make a machine with a PC's devices around an image, ready to run.
 
     Args:
-        image: a file, or "payload:NAME" for a built-in guest.
+        image: a file, "payload:NAME" for a built-in guest, or the bytes themselves.
         format: what it is; "auto" finds out.
         memory: RAM; 64 MiB unless given.
         cpus: vCPUs.
@@ -110,7 +110,7 @@ def boot(
             f"both --trace {trace} and --record {record}: a recording is a trace as well; "
             "give --record alone"
         )
-    found = _open_image(str(image), format, cpus)
+    found = _open_image(image if isinstance(image, bytes) else str(image), format, cpus)
     size = parse_size(_DEFAULT_MEMORY if memory is None else memory, what="memory")
     layout = MemoryLayout.for_size(size)
     options = BootOptions(
@@ -144,7 +144,7 @@ def boot(
     try:
         machine.plan = plan
         machine.settings |= {
-            "image": str(image),
+            "image": found.name if isinstance(image, bytes) else str(image),
             "append": append,
             "modules": list(modules),
             "load_addr": options.load_addr,
@@ -204,7 +204,10 @@ def _symbols(
     return read
 
 
-def _open_image(image: str, format: str, cpus: int | None) -> _Image:
+def _open_image(image: str | bytes, format: str, cpus: int | None) -> _Image:
+    if isinstance(image, bytes):
+        name = f"{len(image)} bytes"
+        return _Image(name, image, detect(image, name) if format == "auto" else format)
     if not image:
         raise BootError("the name of the image is empty; give a file, or payload:NAME")
     if not image.startswith(PAYLOAD_PREFIX):

@@ -14,6 +14,7 @@ import pytest
 
 import vmm
 from kvm_bindings import System
+from vmm.pytest_plugin.machines import VmFactory
 
 PATIENCE = 30.0
 
@@ -70,36 +71,22 @@ def _replays(
 
 
 @pytest.fixture
-def machine() -> Iterator[Callable[..., vmm.Machine]]:
+def machine(vm_factory: VmFactory) -> Callable[..., vmm.Machine]:
     """A machine with code (hexadecimal) at 0x1000, ready to start there."""
-    made: list[vmm.Machine] = []
 
     def make(code: str = "f4", mode: str = "real", *, cpl: int = 0, **options: Any) -> vmm.Machine:
-        machine = vmm.Machine(**options)
-        made.append(machine)
+        machine = vm_factory(**options)
         machine.memory.write(0x1000, bytes.fromhex(code))
         machine.start_at(0x1000, mode, cpl=cpl)  # type: ignore[arg-type]
         return machine
 
-    yield make
-    for machine in made:
-        machine.stop()
-        machine.close()
+    return make
 
 
 @pytest.fixture
-def boot() -> Iterator[Callable[..., vmm.Machine]]:
+def boot(vm_factory: VmFactory) -> VmFactory:
     """`vmm.boot`, with the machine closed at the end."""
-    made: list[vmm.Machine] = []
-
-    def make(image: str, **options: Any) -> vmm.Machine:
-        made.append(vmm.boot(image, **options))
-        return made[-1]
-
-    yield make
-    for machine in made:
-        machine.stop()
-        machine.close()
+    return vm_factory
 
 
 @pytest.fixture

@@ -59,13 +59,18 @@ class Explanation:
         """The headline alone, as plain text."""
         return "\n".join(_wrap(self.headline, "", width - len("vmm: ")))
 
-    def text(self, width: int = 100) -> str:
-        """The whole explanation as plain text, without a final newline."""
+    def summary(self, width: int = 100) -> str:
+        """The headline, why, and what to try; as plain text, without the evidence."""
         lines = [self.sentence(width)]  # the command puts its name there
         for detail in self.cause.details:
             lines += _wrap(detail, "  why: ", width)
         for advice in self.cause.advice:
             lines += _wrap(advice, "  try: ", width)
+        return "\n".join(lines)
+
+    def text(self, width: int = 100) -> str:
+        """The whole explanation as plain text, without a final newline."""
+        lines = [self.summary(width)]
         for section in self.sections:
             lines += ["", f"{section.title}:"]
             lines += [_clip(f"  {line}".rstrip(), width) for line in section.lines]

@@ -133,6 +133,19 @@ class Console:
         if self._sink is not None:
             self._sink(data)
 
+    def tee(self, sink: Callable[[bytes], None]) -> None:
+        """Have `sink` called with output as it comes, as well."""
+        first = self._sink
+        if first is None:
+            self._sink = sink
+            return
+
+        def both(data: bytes) -> None:
+            first(data)
+            sink(data)
+
+        self._sink = both
+
     def send(self, data: bytes | str) -> None:
         """Give the guest input: it is taken as fast as the guest reads."""
         with self.lock:

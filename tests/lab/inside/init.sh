@@ -31,7 +31,8 @@ for module in vhost_net vhost_vsock tun; do
 done
 
 . /share/control/settings # LAB_TIMEOUT in seconds, or 0; LAB_SHELL when one is wanted
-export GLASSVM_LAB=1 PYTHONPATH=/share/checkout
+# The project is not installed here, so that pytest has to be told of its plugin.
+export GLASSVM_LAB=1 PYTHONPATH=/share/checkout PYTEST_PLUGINS=vmm.pytest_plugin
 cd /share/checkout
 
 if [ -n "$LAB_SHELL" ]; then

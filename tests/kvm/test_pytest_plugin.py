@@ -1,0 +1,206 @@
+"""The plugin with real guests: fixtures, reports of failures, recordings, properties, xdist."""
+
+from __future__ import annotations
+
+import pytest
+
+import vmm
+
+pytest_plugins = ["pytester"]
+pytestmark = [pytest.mark.kvm, pytest.mark.timeout(300)]
+
+
+def run(pytester: pytest.Pytester, code: str, *options: str) -> pytest.RunResult:
+    pytester.makepyfile(code)
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider", *options)
+
+
+def text(result: pytest.RunResult) -> str:
+    return "\n".join(result.outlines)
+
+
+PASSING = """
+    import pytest
+
+    HI = bytes.fromhex("66baf803 b048 ee b069 ee b00a ee f4")  # "Hi" to COM1, hlt
+
+    def test_bare(vm):
+        vm.memory.write(0x1000, b"\\xb0\\x41\\xe6\\x80\\xf4")
+        vm.start_at(0x1000)
+        assert vm.run().exits == 2
+        assert vm.trace.where(port=0x80, write=True).values == b"A"
+
+    @pytest.mark.guest(image="payload:hello32", memory="32M")
+    def test_marked(vm, vm_console):
+        assert vm.memory.size == 32 << 20
+        assert vm_console.expect("Hello from (.*) mode").group(1) == "protected"
+
+    @pytest.mark.guest(HI, format="flat32")
+    def test_bytes(vm):
+        assert vm.run().reason == "halt"
+        assert vm.trace.where(port=0x3F8, write=True).values == b"Hi\\n"
+
+    OPEN = []
+
+    def test_several(vm, vm_factory):
+        OPEN.extend([vm, vm_factory("payload:hello16"), vm_factory(memory="4M")])
+        assert OPEN[1].run().reason == "halt"
+
+    def test_they_were_closed():
+        assert {machine.phase.value for machine in OPEN} == {"stopped"}
+"""
+
+
+def test_machines_are_made_as_asked_and_closed(pytester):
+    run(pytester, PASSING).assert_outcomes(passed=5)
+
+
+def test_a_wrong_marker_is_one_line(pytester):
+    result = run(
+        pytester,
+        """
+        import pytest
+
+        @pytest.mark.guest(image="missing.elf")
+        def test_missing(vm): pass
+
+        @pytest.mark.guest(image="payload:spin", memroy="3M")
+        def test_mistyped(vm): pass
+        """,
+    )
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(
+        [
+            "@pytest.mark.guest: */missing.elf: *",
+            "@pytest.mark.guest: boot() got an unexpected keyword argument 'memroy'",
+        ]
+    )
+    assert "Traceback" not in text(result)
+
+
+def test_a_conversation_stops_the_guest_where_it_matches(vm_factory):
+    from vmm.pytest_plugin.console import VmConsole
+
+    vm = vm_factory("payload:serial_echo")
+    console = VmConsole(vm)
+    assert console.expect(r"(\w+), q quits").group(1) == "echo"
+    assert console.text == "echo, q quits"  # the newline is not sent yet
+    console.send("abc")
+    assert console.expect("[A-Z]{2}")[0] == "AB"
+    assert console.unread == ""
+    assert console.expect("C")[0] == "C"
+    console.send("dq")
+    with pytest.raises(pytest.fail.Exception) as failure:
+        console.expect("never")
+    assert str(failure.value).splitlines() == [
+        f"the console never matched 'never': {vm.last_result.summary()}",
+        "D",
+    ]
+    assert vm.last_result.reason == "debug_exit"
+    assert console.expect("D")[0] == "D"  # it is there already
+
+
+def test_a_match_longer_than_what_is_searched_at_once_is_found_at_the_end(machine):
+    from vmm.pytest_plugin.console import VmConsole
+
+    # mov cx, 6000; mov al, 'x'; again: out 0xE9, al; loop again; hlt
+    vm = machine("b97017 b078 e6e9 e2fc f4")
+    vm.on_out(0xE9)(lambda value, size: vm.console.write(bytes([value])))
+    assert len(VmConsole(vm).expect("x{5000,}")[0]) == 6000
+
+
+DYING = """
+    def test_dies(vm_factory):
+        vm = vm_factory("payload:triple_fault")
+        assert vm.run().reason == "halt"
+
+    def test_prints_wrong(vm_factory):
+        vm = vm_factory("payload:hello64")
+        vm.run()
+        assert "Goodbye" in vm.console.text
+
+    def test_never_runs(vm):
+        raise ValueError
+
+    def test_closes_it(vm_factory):
+        with vm_factory("payload:hello64") as vm:
+            vm.run()
+        raise ValueError
+
+    def test_in_the_middle(vm_factory):
+        for event in vm_factory("payload:hello64").exits():
+            assert event.size == 8
+"""
+
+
+def test_failures_tell_what_the_guest_did(pytester):
+    result = run(pytester, DYING, "-k", "dies")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*- guest vm -*",
+            "guest died: triple fault at *",
+            "  why: the chain of faults: [#]UD -> [#]GP -> [#]DF -> triple fault",
+            "*- guest vm: last exits, oldest first -*",
+            "SHUTDOWN",
+            "*- guest vm: registers of vCPU 0* -*",
+            "*rip*",
+            "*- guest vm: code around RIP -*",
+            "-> *ud2",
+        ]
+    )
+
+
+def test_a_guest_that_ended_well_is_shown_as_well(pytester):
+    result = run(pytester, DYING, "-k", "prints_wrong")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*- guest vm -*",
+            "the guest halted after * exits",
+            "*- guest vm: last exits, oldest first -*",
+            "IO out 0x3f8 1b 0xa com1 THR*",
+            "*- guest vm: registers of vCPU 0 -*",
+            "*- guest vm: code around RIP -*",
+            "*hlt*",
+            "*- guest vm: console -*",
+            "Hello from long mode",
+        ]
+    )
+
+
+def test_every_state_of_a_machine_can_be_told(pytester):
+    result = run(pytester, DYING, "-k", "never or closes or middle")
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(
+        ["*- guest vm -*", "it has not run", "*- guest vm -*", "the guest halted after *"]
+    )
+    result.stdout.fnmatch_lines(
+        ["*- guest vm -*", "the run was stopped after 1 exit", "*registers of vCPU 0*"]
+    )
+    assert "nothing can be told" not in text(result)
+
+
+def test_a_machine_that_runs_on_another_thread_is_held_for_a_look(machine, background, until):
+    from vmm.pytest_plugin.report import sections_of
+
+    vm = machine("eb fe")
+    running = background(lambda: vm.run(timeout=60))
+    until(lambda: vm.phase is vmm.Phase.RUNNING)
+    found = dict(sections_of(vm))
+    assert "jmp" in found["code around RIP"]
+    assert vm.phase is vmm.Phase.RUNNING
+    vm.stop()
+    assert running.result().reason == "stopped"
+
+
+def test_what_the_guest_sends_does_not_move_the_terminal(machine):
+    from vmm.pytest_plugin.report import sections_of
+
+    vm = machine("f4")
+    vm.console.write(b"".join(b"line %d\r\n" % n for n in range(40)) + b"\x1b[2Jred\n")
+    vm.run()
+    lines = dict(sections_of(vm))["console"].splitlines()
+    assert lines[:2] == ["(11 lines before)", "line 11"]
+    assert lines[-1] == "\\x1b[2Jred"
+    assert len(lines) == 31
