@@ -54,7 +54,8 @@ def furnish(
         from vmm.python_bios import add_bios
 
         image = settings["image"]
-        boot = None if image.startswith(PAYLOAD_PREFIX) else os.path.join(folder, image)
+        is_file = image and not image.startswith(PAYLOAD_PREFIX)  # "" stands for bytes
+        boot = os.path.join(folder, image) if is_file else None
         disks = [os.path.join(folder, disk) for disk in settings["disks"]]
         drives = open_drives(boot, settings["boot_drive"], disks, private=private)
         machine.bios = add_bios(

@@ -144,7 +144,7 @@ def boot(
     try:
         machine.plan = plan
         machine.settings |= {
-            "image": found.name if isinstance(image, bytes) else str(image),
+            "image": "" if isinstance(image, bytes) else str(image),
             "append": append,
             "modules": list(modules),
             "load_addr": options.load_addr,

@@ -270,3 +270,10 @@ def test_a_linked_elf(said, linked, arguments):
     """
     machine, text = said(linked(source, 64, *arguments), append="linked")
     assert (text, machine.regs.rax) == ("linked", 0)
+
+
+def test_bytes_are_booted_as_a_file_is(boot):
+    teletype = bytes.fromhex("b8410e cd10 f4")  # mov ax, 0x0E41; int 0x10; hlt
+    machine = boot(teletype.ljust(510, b"\0") + b"\x55\xaa")
+    assert machine.run(timeout=60).reason == "halt"
+    assert machine.console.text == "A"

@@ -13,8 +13,9 @@ from urllib.parse import quote
 import pytest
 
 from vmm.errors import VmmError
+from vmm.furnish import PAYLOAD_PREFIX
 from vmm.kvm import backend
-from vmm.launch import PAYLOAD_PREFIX, boot
+from vmm.launch import boot
 from vmm.machine import Machine
 from vmm.pytest_plugin.report import sections_of
 
