@@ -33,12 +33,13 @@ if TYPE_CHECKING:
         VmmError,
     )
     from vmm.exits import Exit
+    from vmm.from_snapshot import restore
     from vmm.hardware_exits import HardwareExits, NoHardwareExits
     from vmm.launch import boot
     from vmm.lifecycle import Phase
     from vmm.machine import Machine
     from vmm.playback import Difference, ReplayResult, replay
-    from vmm.restore import restore
+    from vmm.pool import Pool
     from vmm.result import RunResult
     from vmm.snapshot.snapshot import Snapshot
 
@@ -57,6 +58,7 @@ __all__ = [
     "MappingOverlap",
     "NoHardwareExits",
     "Phase",
+    "Pool",
     "ReplayResult",
     "RunResult",
     "Snapshot",
@@ -75,12 +77,13 @@ _HOMES = {
     "Machine": "vmm.machine",
     "NoHardwareExits": "vmm.hardware_exits",
     "Phase": "vmm.lifecycle",
+    "Pool": "vmm.pool",
     "ReplayResult": "vmm.playback",
     "RunResult": "vmm.result",
     "Snapshot": "vmm.snapshot.snapshot",
     "boot": "vmm.launch",
     "replay": "vmm.playback",
-    "restore": "vmm.restore",
+    "restore": "vmm.from_snapshot",
 }
 
 

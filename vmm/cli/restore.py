@@ -22,7 +22,7 @@ def restore(options: Options) -> int:
 
 
 def _restore(options: Options, outlet: Outlet) -> Machine:
-    from vmm.restore import restore
+    from vmm.from_snapshot import restore
 
     return restore(
         options.image,

@@ -27,7 +27,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from vmm.machine import Machine
 
-__all__ = ["VERSION", "read_snapshot", "write_snapshot"]
+__all__ = ["VERSION", "read_snapshot", "save_snapshot", "write_snapshot"]
 
 VERSION = 1
 _MAGIC = b"glassvm snapshot"
@@ -69,18 +69,34 @@ def write_snapshot(machine: Machine, path: str | os.PathLike[str]) -> Snapshot:
     with _written(path) as fd, held(machine):
         regions = image_regions(machine.memory)
         snapshot = take_state(machine, MemoryImage(-1, 0, regions))
-        # The manifest is written last, but its size decides where the memory begins.
-        offset = _reserve(snapshot)
-        extents = copy_memory(machine.memory, fd, offset)
-        size = offset + sum(region.size for region in regions)
-        os.ftruncate(fd, size)
-        digest = _hash_extents(fd, offset, extents)
-        manifest = _manifest(snapshot, offset, extents, digest)
-        if _MANIFEST_AT + len(manifest) > offset:
-            raise SnapshotError(f"{path}: its manifest is too large")
-        head = _HEADER.pack(_MAGIC, VERSION, len(manifest), size, hashlib.sha256(manifest).digest())
-        _write_all(fd, head + hashlib.sha256(head).digest() + manifest, 0)
+        _write(fd, snapshot, lambda offset: copy_memory(machine.memory, fd, offset))
     return read_snapshot(path, verify=False)
+
+
+def save_snapshot(snapshot: Snapshot, path: str | os.PathLike[str]) -> Snapshot:
+    """Write a snapshot that is in memory, or in another file, to a file.
+
+    Raises:
+        SnapshotError: the file cannot be written; what was there before still is.
+    """
+    path = os.fspath(path)
+    with _written(path) as fd:
+        _write(fd, snapshot, lambda offset: snapshot.image.copy(fd, offset))
+    return read_snapshot(path, verify=False)
+
+
+def _write(fd: int, snapshot: Snapshot, copy: Callable[[int], list[tuple[int, int]]]) -> None:
+    """Write all of a file; `copy` writes the memory at an offset and says where it has data."""
+    # The manifest is written last, but its size decides where the memory begins.
+    offset = _reserve(snapshot)
+    extents = copy(offset)
+    size = offset + sum(region.size for region in snapshot.image.regions)
+    os.ftruncate(fd, size)
+    manifest = _manifest(snapshot, offset, extents, _hash_extents(fd, offset, extents))
+    if _MANIFEST_AT + len(manifest) > offset:
+        raise SnapshotError("the snapshot's manifest is too large for its file")
+    head = _HEADER.pack(_MAGIC, VERSION, len(manifest), size, hashlib.sha256(manifest).digest())
+    _write_all(fd, head + hashlib.sha256(head).digest() + manifest, 0)
 
 
 def read_snapshot(path: str | os.PathLike[str], *, verify: bool = True) -> Snapshot:

@@ -85,6 +85,20 @@ class MemoryImage:
                 return os.pread(self.fd, size, self.offset + region.offset + gpa - region.gpa)
         raise KeyError(gpa)
 
+    def copy(self, fd: int, offset: int) -> list[tuple[int, int]]:
+        """Write the image into another file at `offset`, holes and all; where it has data.
+
+        Raises:
+            OSError: the file does not take it.
+        """
+        written: list[tuple[int, int]] = []
+        size = sum(region.size for region in self.regions)
+        for start, end in data_of_file(self.fd, self.offset, size):
+            for at in range(start, end, _PIECE):
+                piece = memoryview(os.pread(self.fd, min(_PIECE, end - at), at))
+                _write_data(piece, fd, offset, at - self.offset, written)
+        return written
+
     def close(self) -> None:
         """Let go of the file; mappings of it stay."""
         if self.fd >= 0:

@@ -1,4 +1,4 @@
-"""From a snapshot to a machine that goes on where it was taken.
+"""From a snapshot to a machine that goes on where it was taken: `vmm.restore`.
 
 The machine is made anew and furnished as its settings say; then its state is put back: memory,
 interrupt controllers and timer, vCPUs, clock. A device takes its state when it is added to the

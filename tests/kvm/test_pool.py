@@ -1,0 +1,69 @@
+"""Many workers with machines of one snapshot."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import vmm
+
+pytestmark = [pytest.mark.kvm, pytest.mark.timeout(300)]
+
+# Waits at the first exit for what to add up, in 0x2000: mov al, [0x2000]; add al, [0x2001]; hlt
+ADDER = bytes.fromhex("e680 a00020 02060120 f4")
+
+
+def ignore(machine):
+    machine.on_out(0x80)(lambda value, size: None)
+
+
+def add(machine, first, second=1):
+    assert machine.memory.read(0x2000, 2) == b"\0\0"  # nothing is left of the task before
+    machine.memory.write(0x2000, bytes([first, second]))
+    assert machine.run(timeout=60).reason == "halt"
+    return machine.regs.rax & 0xFF
+
+
+def fail(machine):
+    raise LookupError("on purpose")
+
+
+@pytest.fixture
+def waiting(machine):
+    m = machine()
+    m.memory.write(0x1000, ADDER)
+    ignore(m)
+    m.run(max_exits=1)
+    with m.snapshot() as snapshot:
+        yield snapshot
+
+
+@pytest.mark.command
+def test_processes_of_its_own(waiting):
+    with vmm.Pool(waiting, workers=2, setup=ignore) as pool:
+        assert list(pool.map(add, range(50), range(50, 100))) == [50 + 2 * n for n in range(50)]
+        assert pool.submit(add, 2, second=3).result() == 5
+        with pytest.raises(LookupError, match="on purpose"):
+            pool.submit(fail).result()
+        assert pool.submit(add, 4).result() == 5  # the worker goes on
+    with pytest.raises(RuntimeError):
+        pool.submit(add, 1)
+
+
+def test_an_executor_of_somebody_elses(waiting, tmp_path):
+    from vmm.snapshot.file import save_snapshot
+
+    path = tmp_path / "adder.snap"
+    save_snapshot(waiting, path).close()
+    with ThreadPoolExecutor(3) as threads:
+        with vmm.Pool(path, executor=threads, setup=ignore) as pool:
+            assert sorted(pool.map(add, range(30))) == list(range(1, 31))
+        assert threads.submit(len, "abc").result() == 3  # it is left as it was
+
+
+def test_what_cannot_be(waiting, tmp_path):
+    with pytest.raises(vmm.ConfigError, match="workers=0"):
+        vmm.Pool(waiting, workers=0)
+    with pytest.raises(vmm.SnapshotError, match="No such file"):
+        vmm.Pool(tmp_path / "none.snap")

@@ -1,0 +1,139 @@
+"""Many workers, each with a machine that comes back to one snapshot for every task.
+
+    with vmm.Pool("ready.snap", workers=4) as pool:
+        found = list(pool.map(try_input, inputs))     # try_input(machine, data)
+
+A pool is a `concurrent.futures.Executor` that gives a machine to each call as its first argument.
+It makes processes by default; any other executor will do that can call a function somewhere, such
+as Dask's: only the name of the snapshot's file goes there, so workers have to see that.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from multiprocessing import get_context
+
+from devices.records import Record
+from vmm.errors import ConfigError, SnapshotError
+from vmm.from_snapshot import restore
+from vmm.snapshot.file import read_snapshot, save_snapshot
+from vmm.snapshot.snapshot import Snapshot
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    from vmm.machine import Machine
+
+    T = TypeVar("T")
+    Setup = Callable[[Machine], object] | None
+
+__all__ = ["Pool"]
+
+
+class Pool(Executor):
+    """Calls functions with machines of one snapshot.
+
+    A function gets its worker's machine, back at the snapshot, and what else it was submitted with.
+    What it returns goes back, so that has to be picklable, as the function itself.
+
+    Args:
+        snapshot: the state to start from.
+        workers: how many processes; as many as there are processors unless given.
+        setup: called with each worker's new machine: adds functions and devices of your own.
+        executor: what to run the calls on instead of processes of this pool's own. It is not shut
+            down with the pool.
+
+    Raises:
+        SnapshotError: the snapshot cannot be read.
+        ConfigError: both `workers` and `executor` were given, or less than one worker.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot | str | os.PathLike[str],
+        workers: int | None = None,
+        *,
+        setup: Setup = None,
+        executor: Executor | None = None,
+    ) -> None:
+        if workers is not None and (executor is not None or workers < 1):
+            raise ConfigError(f"workers={workers}: give 1 or more, or an executor instead")
+        self._setup = setup
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._path, self._digest = self._file_of(snapshot)
+        self._own = executor is None
+        # Not forked: a worker opens KVM itself, and threads of this process are none of its.
+        self._executor = executor or ProcessPoolExecutor(workers, get_context("spawn"))
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Have `fn(machine, *args, **kwargs)` called by a worker.
+
+        Raises:
+            RuntimeError: the pool was shut down.
+        """
+        task = _Task(self._path, self._digest, self._setup, fn, args, kwargs)
+        return self._executor.submit(_call, task)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, and end the processes when those that were taken are done."""
+        if self._own:
+            self._executor.shutdown(wait, cancel_futures=cancel_futures)
+        if self._folder is not None and wait:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _file_of(self, snapshot: Snapshot | str | os.PathLike[str]) -> tuple[str, str]:
+        if not isinstance(snapshot, Snapshot):
+            with read_snapshot(snapshot) as read:
+                return os.path.abspath(snapshot), read.digest
+        if snapshot.path is not None:
+            return os.path.abspath(snapshot.path), snapshot.digest
+        self._folder = tempfile.TemporaryDirectory(prefix="vmm-pool-")
+        path = os.path.join(self._folder.name, "pool.snap")
+        with save_snapshot(snapshot, path) as saved:
+            return path, saved.digest
+
+
+class _Task(Record):
+    """What goes to a worker."""
+
+    path: str
+    digest: str
+    setup: Setup
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _Worker(threading.local):
+    """The machines of one thread of a worker, by the checksums of their snapshots."""
+
+    def __init__(self) -> None:
+        self.machines: dict[str, tuple[Machine, Snapshot]] = {}
+
+
+_worker = _Worker()
+
+
+def _call(task: _Task) -> Any:
+    """Call a function with this worker's machine, back at the snapshot."""
+    found = _worker.machines.get(task.digest)
+    if found is None:
+        snapshot = read_snapshot(task.path, verify=False)  # the pool has looked at all of it
+        if snapshot.digest != task.digest:
+            snapshot.close()
+            raise SnapshotError(f"{task.path}: replaced while a pool works with it")
+        machine = restore(snapshot)
+        atexit.register(machine.close)
+        if task.setup is not None:
+            task.setup(machine)
+        found = _worker.machines[task.digest] = machine, snapshot
+    machine, snapshot = found
+    machine.reset_to(snapshot)
+    return task.function(machine, *task.args, **task.kwargs)
