@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
 import pytest
 
 import vmm
+from vmm.kvm import backend
 
 pytest_plugins = ["pytester"]
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(300)]
@@ -204,3 +209,108 @@ def test_what_the_guest_sends_does_not_move_the_terminal(machine):
     assert lines[:2] == ["(11 lines before)", "line 11"]
     assert lines[-1] == "\\x1b[2Jred"
     assert len(lines) == 31
+
+
+RECORDED = """
+    import pytest
+    import vmm
+
+    @pytest.mark.parametrize("name", ["hello16", "hello/../32", "hello:64"])
+    def test_one(vm_factory, name):
+        for _ in range(2):
+            vm_factory("payload:" + "".join(c for c in name if c.isalnum())).run()
+        assert name == "hello16"
+
+    def test_its_own(vm_factory, tmp_path):
+        vm_factory("payload:hello16", trace=str(tmp_path / "own.vtrace")).run()
+        vm_factory("payload:hello16", trace=False).run()
+        raise ValueError
+
+    def test_bare(vm):
+        vm.memory.write(0x1000, b"\\xb0\\x41\\xe6\\x80\\xf4")
+        vm.start_at(0x1000)
+        vm.run()
+        raise ValueError
+"""
+
+
+def test_recordings_of_failures_are_kept(pytester, capsys):
+    from vmm.cli import main
+
+    result = run(pytester, RECORDED, "--kvm-trace=kept")
+    result.assert_outcomes(passed=1, failed=4)
+    folder = pytester.path / "kept"
+    test = "test_recordings_of_failures_are_kept.py"
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert found == {
+        f"{test}/test_one[hello%2F..%2F32]/vm.vtrace",
+        f"{test}/test_one[hello%2F..%2F32]/vm2.vtrace",
+        f"{test}/test_one[hello%3A64]/vm.vtrace",
+        f"{test}/test_one[hello%3A64]/vm2.vtrace",
+        f"{test}/test_bare/vm.vtrace",
+    }
+    assert not (folder / test / "test_one[hello16]").exists()
+    for name in found:
+        assert f"vmm trace show {folder / name}" in result.outlines
+        assert str(vmm.replay(folder / name)).endswith("identical")
+    capsys.readouterr()
+    assert main(["trace", "summary", str(folder / test / "test_bare/vm.vtrace")]) == 0
+    assert "2 exits" in capsys.readouterr().out
+
+
+def properties(path: Path) -> dict[str, dict[str, str]]:
+    return {
+        case.attrib["name"]: {p.attrib["name"]: p.attrib["value"] for p in case.iter("property")}
+        for case in ElementTree.parse(path).iter("testcase")
+    }
+
+
+@pytest.mark.command
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_properties_and_recordings_with_any_number_of_workers(pytester, workers):
+    pytester.makepyfile(RECORDED, test_second=RECORDED)
+    done = pytester.run(
+        sys.executable, "-m", "pytest", "-n", workers, "--kvm-trace=kept", "--junitxml=junit.xml"
+    )
+    done.assert_outcomes(passed=2, failed=8)
+    kept = list((pytester.path / "kept").rglob("*.vtrace"))
+    assert len(kept) == 10
+    assert all(str(vmm.replay(path)).endswith("identical") for path in kept)
+    found = properties(pytester.path / "junit.xml")
+    bare = found["test_bare"]
+    assert bare["kvm_backend"] == backend()
+    assert bare["vm_exits"] == "2"
+    assert float(bare["vm_seconds"]) > 0
+    assert Path(bare["vm_recording"]) in kept
+    passed = found["test_one[hello16]"]
+    assert passed["vm_exits"] == passed["vm2_exits"] == "43"
+    assert "vm_recording" not in passed
+
+
+def test_assertions_on_exits_show_the_exits(machine):
+    vm = machine("b041 e680 e681 f4")
+    vm.run()
+    exits = vm.trace.where(reason="IO")
+    assert repr(exits) == "<View: 2 exits: IO out 0x80 1b 0x41 'A'; IO out 0x81 1b 0x41 'A'>"
+    assert repr(vm.trace.where(port=0x99)) == "<View: 0 exits>"
+
+
+def test_guest_asm_makes_what_boots(vm_factory, guest_asm):
+    for format in ("flat16", "flat32", "flat64"):
+        code = guest_asm(
+            """
+            mov esi, offset text
+            mov al, [esi + 1]
+            out 0xe9, al
+            here: hlt
+            text: .ascii "ok"
+            """,
+            format,
+        )
+        vm = vm_factory(code, format=format)
+        assert vm.run().reason == "halt"
+        assert vm.trace.where(port=0xE9, write=True).values == b"k"
+    boot = guest_asm("mov ax, 0x0e41; int 0x10; hlt", "bootsector")
+    vm = vm_factory(boot)
+    vm.run()
+    assert vm.console.text == "A"

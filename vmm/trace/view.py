@@ -20,6 +20,8 @@ __all__ = ["Recording", "View"]
 Addresses = int | range | Iterable[int]
 Mask = NDArray[np.bool_]
 
+_SHOWN = 4
+"""How many exits a view's repr tells: enough for the message of an assertion that failed."""
 _TIMES = ("guest_ns", "handler_ns")
 _ELEMENTS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 
@@ -74,7 +76,12 @@ class View:
         return from_record(record.item(), self.data_of(record))
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {len(self):,} exits>"
+        told = [str(event) for event in self.tell(self.exits[:_SHOWN])]
+        more = ["..."] if len(self) > _SHOWN else []
+        exits = f"{len(self):,} exit{'' if len(self) == 1 else 's'}"
+        return (
+            f"<{type(self).__name__}: {': '.join(filter(None, [exits, '; '.join(told + more)]))}>"
+        )
 
     @property
     def devices(self) -> DeviceMap:

@@ -7,7 +7,9 @@ import sys
 import pytest
 
 import vmm.kvm
+from firmware.assembler import AssemblyError
 from vmm.errors import KvmUnavailable
+from vmm.pytest_plugin.assembly import assembler
 
 pytest_plugins = ["pytester"]
 
@@ -84,3 +86,32 @@ def test_a_run_without_machines_imports_next_to_nothing(pytester: pytest.Pyteste
     )
     done = pytester.run(sys.executable, "-m", "pytest", "-s", "-q")
     assert "['vmm', 'vmm.pytest_plugin']" in "\n".join(done.outlines)
+
+
+def test_the_assembler_complains_with_the_text_s_lines() -> None:
+    guest_asm = assembler()
+    with pytest.raises(AssemblyError, match=r"guest\.S:2: Error: no such instruction: `frob'"):
+        guest_asm("hlt\nfrob", "flat32")
+    with pytest.raises(ValueError, match="format 'flat8': choose flat16, flat32, "):
+        guest_asm("hlt", "flat8")
+
+
+def test_no_assembler_is_one_line(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    pytester.makepyfile("def test_it(guest_asm): pass")
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(errors=1)
+    line = "guest_asm: no GNU as and ld for x86-64 here; on Debian: apt install binutils"
+    assert line in result.outlines
+
+
+def test_code_is_assembled_for_where_it_goes() -> None:
+    guest_asm = assembler()
+    source = "mov eax, offset here; here: hlt"
+    assert guest_asm(source, "flat32") == bytes.fromhex("b805001000 f4")
+    assert guest_asm(source, "flat32", address=0x2000) == bytes.fromhex("b805200000 f4")
+    assert guest_asm(source, "flat16") == bytes.fromhex("66b8067c0000 f4")
+    assert len(guest_asm(source, "bootsector")) == 512
+    assert guest_asm(source, "bootsector").endswith(b"\x55\xaa")

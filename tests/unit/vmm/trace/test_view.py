@@ -107,4 +107,4 @@ def test_what_is_not_there_is_said(trace):
 def test_it_is_an_array(trace):
     assert trace.exits["address"].max() == 0xFEE0_0000
     assert trace.seconds(trace.exits).tolist() == pytest.approx([n / 1000 for n in range(10)])
-    assert repr(trace.where(vcpu=1)) == "<View: 2 exits>"
+    assert repr(trace.where(vcpu=1)) == "<View: 2 exits: IO in 0x3fe 1b 0x0; HLT>"
