@@ -80,6 +80,7 @@ SHOWS = {
         "in al, dx\n",
         "last exit: port 0x3fd (com1 LSR) = THRE|TEMT\n",
     ],
+    "testing_a_guest": ["3 passed"],
     "demo": ["Hello from real mode", "Hello from long mode"],
 }
 
