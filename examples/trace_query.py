@@ -20,7 +20,7 @@ print(f"COM1 was sent {sent.values!r}")
 polls = trace.where(port=0x3FD, write=False)
 print(f"and asked {len(polls)} times for its line status")
 first = polls[0]
-print(f"the first time it was {trace.devices.decode(2, 0x3FD, 1, False, first.value)}")
+print(f"the first time it was {trace.decoder.meaning(first)}")
 
 slowest = max(trace, key=lambda event: event.handler_ns)
 median = trace.percentile("handler_ns", 50)
