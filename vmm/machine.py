@@ -528,7 +528,7 @@ class Machine:
 
     # -- snapshots --------------------------------------------------------------------------
 
-    def snapshot(self, path: str | None = None) -> Snapshot:
+    def snapshot(self, path: str | None = None, *, base: Snapshot | str | None = None) -> Snapshot:
         """Take the machine's whole state: processors, chips, devices and memory.
 
         A run in progress is held meanwhile. `vmm.restore` makes machines of it, here or anywhere.
@@ -536,18 +536,22 @@ class Machine:
         Args:
             path: a file for it, written beside it first and renamed when it is complete; None:
                 it is kept in memory.
+            base: a snapshot of this machine, in a file, upon which the new file is to build: it
+                then has only the pages that changed, and needs the other to be read.
 
         Raises:
             SnapshotError: a device cannot be saved, or the file cannot be written.
             LifecycleError: the machine is closed or has failed.
         """
         if path is None:
+            if base is not None:
+                raise ConfigError("base: a snapshot in memory stands alone; give a path as well")
             from vmm.snapshot.capture import take_snapshot
 
             return take_snapshot(self)
         from vmm.snapshot.file import write_snapshot
 
-        return write_snapshot(self, path)
+        return write_snapshot(self, path, base)
 
     def reset_to(self, snapshot: Snapshot) -> None:
         """Bring this machine back to a snapshot of it or of its like, between runs.

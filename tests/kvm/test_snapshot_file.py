@@ -174,3 +174,70 @@ def test_a_damaged_file_is_one_line_of_the_command(whole, tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr == f"vmm: {path}: the snapshot's manifest is damaged\n"
+
+
+# -- a chain of snapshots -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> tuple[Path, Path, Path, bytes]:
+    """Three snapshots of a guest, each upon the one before, and what the guest prints after."""
+    paths = tmp_path / "one.snap", tmp_path / "two.snap", tmp_path / "three.snap"
+    with vmm.boot("payload:hello64", memory="16M") as machine:
+        machine.memory.write(0x20_0000, bytes(range(1, 256)) * 4096)
+        base = None
+        for number, path in enumerate(paths):
+            machine.memory.write(0x30_0000 + number * 0x1000, b"mark")
+            machine.memory.fill(0x20_0000 + number * 0x1000, 0x1000)  # zeros count as well
+            machine.run(max_exits=8)
+            machine.snapshot(str(path), base=base).close()
+            base = str(path)
+        start = machine.console.written
+        assert machine.run(timeout=60).reason == "halt"
+        rest, _ = machine.console.since(start, 1000)
+    return *paths, rest
+
+
+def test_a_chain_has_what_changed_and_restores_to_all(chain):
+    first, second, third, rest = chain
+    assert third.stat().st_blocks * 3 < first.stat().st_blocks
+    with vmm.restore(third) as machine:
+        for number in range(3):
+            assert machine.memory.read(0x30_0000 + number * 0x1000, 4) == b"mark"
+            assert machine.memory.read(0x20_0000 + number * 0x1000, 4) == bytes(4)
+        assert machine.memory.read(0x20_3000, 1) != b"\0"
+        assert machine.run(timeout=60).reason == "halt"
+        assert machine.console.output == rest
+    with vmm.restore(second) as machine:
+        assert machine.memory.read(0x30_2000, 4) == bytes(4)
+
+
+def test_a_base_that_is_gone_or_another_is_named(chain, tmp_path):
+    first, second, third, _ = chain
+    kept = second.read_bytes()
+    second.unlink()
+    assert f"builds upon another: {second}: No such file" in read(third)
+    with vmm.boot("payload:hello64", memory="16M") as machine:
+        machine.snapshot(str(second)).close()
+    assert f"builds upon {second}, which is another snapshot by now" in read(third)
+    second.write_bytes(kept)
+    assert read(third) == "fine"
+    damaged = bytearray(first.read_bytes())
+    damaged[300] ^= 4
+    first.write_bytes(damaged)
+    assert "manifest is damaged" in read(third)
+
+
+def test_what_cannot_be_a_base(chain, tmp_path):
+    first, *_ = chain
+    path = str(tmp_path / "other.snap")
+    with vmm.boot("payload:hello64", memory="2M") as machine:
+        with pytest.raises(vmm.SnapshotError, match="laid out otherwise"):
+            machine.snapshot(path, base=str(first))
+        with machine.snapshot() as held, pytest.raises(vmm.SnapshotError, match="has a file"):
+            machine.snapshot(path, base=held)
+        with pytest.raises(vmm.ConfigError, match="stands alone"):
+            machine.snapshot(base=str(first))
+        machine.snapshot(path).close()
+        with pytest.raises(vmm.SnapshotError, match="the place of its own base"):
+            machine.snapshot(path, base=path)

@@ -250,6 +250,7 @@ whatever happens before leaves what was there.
 SNAPSHOT_EPILOG = """\
 examples:
   vmm snapshot boot-1234 before.snap       'vmm ps' lists the names
+  vmm snapshot boot-1234 later.snap --base before.snap
   vmm restore before.snap                  go on from there, any number of times
 """
 

@@ -62,7 +62,9 @@ def snapshot(options: Options) -> int:
         ControlError: a device of it cannot be saved, or the file cannot be written.
     """
     with Client.connect(options.name) as client:
-        client.call("snapshot", path=os.path.abspath(options.file), timeout_s=_SNAPSHOT_PATIENCE_S)
+        base = None if options.base is None else os.path.abspath(options.base)
+        path = os.path.abspath(options.file)
+        client.call("snapshot", path=path, base=base, timeout_s=_SNAPSHOT_PATIENCE_S)
     return 0
 
 

@@ -229,6 +229,12 @@ def _add_machines(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     snapshot.add_argument("name", metavar="NAME", help=texts.WHICH_MACHINE)
     snapshot.add_argument("file", metavar="FILE", help="where to; replaced when all is written")
+    snapshot.add_argument(
+        "--base",
+        metavar="FILE",
+        help="an earlier snapshot of the machine: only what changed since is written, and both "
+        "files are needed to restore",
+    )
 
 
 def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -197,9 +197,10 @@ class Operations:
         self._trace.save(path, self.op_info())
         return {"path": os.path.abspath(path)}
 
-    def op_snapshot(self, path: str) -> dict[str, Any]:
-        """Write the machine's whole state to a file; it is held meanwhile."""
-        snapshot = self._machine.snapshot(path)
+    def op_snapshot(self, path: str, base: str | None = None) -> dict[str, Any]:
+        """Write the machine's whole state to a file, or what is not as in `base`; it is held
+        meanwhile."""
+        snapshot = self._machine.snapshot(path, base=base)
         snapshot.close()
         return {"path": path, "digest": snapshot.digest}
 

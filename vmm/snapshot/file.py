@@ -12,6 +12,9 @@
     128            the manifest: JSON
     behind it      the memory (`vmm.snapshot.ram`), from a boundary of 2 MiB, with holes
 
+A snapshot may build upon another: its memory then has only the pages that are not as there, and its
+manifest the other's name and checksum. Such a one is put together in memory when it is read.
+
 The manifest has all but the memory: settings, vCPUs and chips as the kernel's structures in hex,
 devices by name with kind and version, and where the memory has data, with its SHA-256. So every
 byte is covered, and what is damaged, cut off or too new is found before anything runs.
@@ -29,6 +32,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 
 from kvm_bindings import CpuidEntry
@@ -36,7 +40,15 @@ from vmm.errors import SnapshotError
 from vmm.snapshot.capture import held, take_state
 from vmm.snapshot.chips import VmState
 from vmm.snapshot.cpu import VcpuState
-from vmm.snapshot.ram import ImageRegion, MemoryImage, copy_memory, data_of_file, image_regions
+from vmm.snapshot.ram import (
+    ImageRegion,
+    MemoryImage,
+    copy_changes,
+    copy_memory,
+    data_of_file,
+    image_regions,
+    laid_over,
+)
 from vmm.snapshot.snapshot import Snapshot
 
 TYPE_CHECKING = False
@@ -57,20 +69,44 @@ _ALIGNMENT = 2 << 20
 _PIECE = 1 << 20
 
 
-def write_snapshot(machine: Machine, path: str | os.PathLike[str]) -> Snapshot:
-    """Take a snapshot into a file.
+def write_snapshot(
+    machine: Machine,
+    path: str | os.PathLike[str],
+    base: Snapshot | str | os.PathLike[str] | None = None,
+) -> Snapshot:
+    """Take a snapshot into a file; with `base`, of memory only the pages that are not as there.
 
     Raises:
-        SnapshotError: a device cannot be saved, or the file cannot be written; what was there
-            before still is.
+        SnapshotError: a device cannot be saved, the file cannot be written (what was there before
+            still is), or `base` has no file or is of another machine.
         LifecycleError: the machine is closed or failed.
     """
     path = os.fspath(path)
+    if base is not None and not isinstance(base, Snapshot):
+        with read_snapshot(base) as read:
+            return write_snapshot(machine, path, read)
     with _written(path) as fd, held(machine):
         regions = image_regions(machine.memory)
         snapshot = take_state(machine, MemoryImage(-1, 0, regions))
-        _write(fd, snapshot, lambda offset: copy_memory(machine.memory, fd, offset))
+        if base is None:
+            _write(fd, snapshot, lambda offset: copy_memory(machine.memory, fd, offset))
+        else:
+            over = _base_of(path, base, regions)
+            copy = partial(copy_changes, machine.memory, base.image, fd)
+            _write(fd, snapshot, copy, over)
     return read_snapshot(path, verify=False)
+
+
+def _base_of(path: str, base: Snapshot, regions: tuple[ImageRegion, ...]) -> dict[str, str]:
+    """How a file says what it builds upon: by name, from its own folder, and by checksum."""
+    if base.path is None:
+        raise SnapshotError("a snapshot can build upon one that has a file; save that first")
+    if base.image.regions != regions:
+        raise SnapshotError(f"{base.path}: its memory is laid out otherwise than this machine's")
+    if os.path.abspath(base.path) == os.path.abspath(path):
+        raise SnapshotError(f"{path}: a snapshot cannot take the place of its own base")
+    folder = os.path.dirname(os.path.abspath(path))
+    return {"name": os.path.relpath(base.path, folder), "sha256": base.digest}
 
 
 def save_snapshot(snapshot: Snapshot, path: str | os.PathLike[str]) -> Snapshot:
@@ -85,14 +121,19 @@ def save_snapshot(snapshot: Snapshot, path: str | os.PathLike[str]) -> Snapshot:
     return read_snapshot(path, verify=False)
 
 
-def _write(fd: int, snapshot: Snapshot, copy: Callable[[int], list[tuple[int, int]]]) -> None:
+def _write(
+    fd: int,
+    snapshot: Snapshot,
+    copy: Callable[[int], list[tuple[int, int]]],
+    base: Mapping[str, str] | None = None,
+) -> None:
     """Write all of a file; `copy` writes the memory at an offset and says where it has data."""
     # The manifest is written last, but its size decides where the memory begins.
     offset = _reserve(snapshot)
     extents = copy(offset)
     size = offset + sum(region.size for region in snapshot.image.regions)
     os.ftruncate(fd, size)
-    manifest = _manifest(snapshot, offset, extents, _hash_extents(fd, offset, extents))
+    manifest = _manifest(snapshot, offset, extents, _hash_extents(fd, offset, extents), base)
     if _MANIFEST_AT + len(manifest) > offset:
         raise SnapshotError("the snapshot's manifest is too large for its file")
     head = _HEADER.pack(_MAGIC, VERSION, len(manifest), size, hashlib.sha256(manifest).digest())
@@ -119,6 +160,9 @@ def read_snapshot(path: str | os.PathLike[str], *, verify: bool = True) -> Snaps
         snapshot = _from_manifest(path, fd, manifest, digest)
         if verify:
             _verify(path, fd, manifest["memory"], size, len(manifest["raw"]))
+        if manifest["memory"]["base"] is not None:
+            snapshot.image = _on_its_base(path, snapshot.image, manifest["memory"], verify)
+            os.close(fd)
     except SnapshotError:
         os.close(fd)
         raise
@@ -188,7 +232,11 @@ def _reserve(snapshot: Snapshot) -> int:
 
 
 def _manifest(
-    snapshot: Snapshot, offset: int, extents: Iterable[tuple[int, int]], digest: str
+    snapshot: Snapshot,
+    offset: int,
+    extents: Iterable[tuple[int, int]],
+    digest: str,
+    base: Mapping[str, str] | None = None,
 ) -> bytes:
     vm = snapshot.vm
     return json.dumps(
@@ -218,6 +266,7 @@ def _manifest(
                 "regions": [dict(vars(region)) for region in snapshot.image.regions],
                 "extents": [list(extent) for extent in extents],
                 "sha256": digest,
+                "base": base,
             },
         },
         separators=(",", ":"),
@@ -308,6 +357,26 @@ def _from_manifest(path: str, fd: int, manifest: Mapping[str, Any], digest: str)
         path=path,
         digest=digest,
     )
+
+
+def _on_its_base(
+    path: str, changes: MemoryImage, memory: Mapping[str, Any], verify: bool
+) -> MemoryImage:
+    """The memory of a snapshot that has only what changed since another.
+
+    Raises:
+        SnapshotError: the other is not there, is damaged, or is not the one.
+    """
+    named = memory["base"]
+    other = os.path.join(os.path.dirname(os.path.abspath(path)), named["name"])
+    try:
+        base = read_snapshot(other, verify=verify)
+    except SnapshotError as error:
+        raise SnapshotError(f"{path}: builds upon another: {error}") from None
+    with base:
+        if base.digest != named["sha256"]:
+            raise SnapshotError(f"{path}: builds upon {other}, which is another snapshot by now")
+        return laid_over(base.image, changes.fd, changes.offset, memory["extents"])
 
 
 def _from_hex(parts: Mapping[str, str]) -> dict[str, bytes]:

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from devices.records import Record
+from vmm.layout import PAGE_SIZE
 from vmm.mapping import has_private_pages, private_pages
 
 TYPE_CHECKING = False
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ImageRegion",
     "MemoryImage",
+    "copy_changes",
     "copy_memory",
     "data_of_file",
     "freeze",
     "image_regions",
+    "laid_over",
     "used_ranges",
 ]
 
@@ -136,6 +139,63 @@ def copy_memory(memory: GuestMemory, fd: int, offset: int) -> list[tuple[int, in
     return written
 
 
+def copy_changes(
+    memory: GuestMemory, base: MemoryImage, fd: int, offset: int
+) -> list[tuple[int, int]]:
+    """Write the pages that are not as in `base` into the file at `offset`. The vCPUs stand still.
+
+    No log of dirty pages is needed: what was touched on neither side is not looked at, and what was
+    is compared.
+
+    Returns:
+        What was written: (offset in the image, size), in ascending order; zeros as well.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    by_gpa = {region.gpa: region for region in memory}
+    written: list[tuple[int, int]] = []
+    for place in base.regions:
+        view = by_gpa[place.gpa].view
+        begin = base.offset + place.offset
+        of_base = [
+            (first - begin, last - begin)
+            for first, last in data_of_file(base.fd, begin, place.size)
+        ]
+        for start, end in _merged([*of_base, *used_ranges(memory, by_gpa[place.gpa])]):
+            for at in range(start, end, _PIECE):
+                now = view[at : min(at + _PIECE, end)]
+                then = os.pread(base.fd, len(now), begin + at)
+                for page in range(0, len(now), PAGE_SIZE):
+                    part = now[page : page + PAGE_SIZE]
+                    if part != then[page : page + PAGE_SIZE]:
+                        os.pwrite(fd, part, offset + place.offset + at + page)
+                        _note(written, place.offset + at + page, len(part))
+    return written
+
+
+def laid_over(
+    base: MemoryImage, fd: int, offset: int, extents: Iterable[tuple[int, int]]
+) -> MemoryImage:
+    """An image of its own: `base` with the extents of a file over it.
+
+    Raises:
+        OSError: there is no memory for it.
+    """
+    made = MemoryImage(os.memfd_create("glassvm-snapshot", os.MFD_CLOEXEC), 0, base.regions)
+    try:
+        os.ftruncate(made.fd, sum(region.size for region in base.regions))
+        base.copy(made.fd, 0)
+        for start, size in extents:
+            for at in range(start, start + size, _PIECE):
+                piece = os.pread(fd, min(_PIECE, start + size - at), offset + at)
+                os.pwrite(made.fd, piece, at)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
 def freeze(memory: GuestMemory) -> tuple[int, int]:
     """Make what RAM holds now a file that nobody writes to any more, of which this RAM, and others,
     are private copies. The vCPUs stand still.
@@ -184,10 +244,15 @@ def _write_data(
         done = 0
         while done < len(part):
             done += os.pwrite(fd, part[done:], offset + at + start + done)
-        if written and sum(written[-1]) == at + start:
-            written[-1] = (written[-1][0], written[-1][1] + len(part))
-        else:
-            written.append((at + start, len(part)))
+        _note(written, at + start, len(part))
+
+
+def _note(written: list[tuple[int, int]], at: int, size: int) -> None:
+    """Add an extent to those before it, joined to the last one where they meet."""
+    if written and sum(written[-1]) == at:
+        written[-1] = (written[-1][0], written[-1][1] + size)
+    else:
+        written.append((at, size))
 
 
 def used_ranges(memory: GuestMemory, region: Region) -> Iterator[tuple[int, int]]:
