@@ -152,7 +152,7 @@ def test_a_pc_is_described_with_its_registers(tmp_path: Path) -> None:
     trace = vmm.trace.load(path)
     assert trace.where(device="com1", port=0x3F8, write=True).values.startswith(b"Hello from")
     first = trace.where(port=0x3FD)[0]
-    assert "THRE" in trace.devices.decode(2, 0x3FD, 1, False, first.value)
+    assert "THRE" in trace.decoder.meaning(first)
     assert trace.meta["config"]["image"] == "payload:hello64"
 
 

@@ -62,7 +62,9 @@ class RecordingSource:
         self._begin = trace.begun_ns
         last = int(self._times[-1]) if len(self._times) else trace.begun_ns
         self._end = max(last, trace.begun_ns + 1)
-        bins, _ = np.histogram(self._times, _PARTS, (self._begin, self._end))
+        # From the beginning: nanoseconds since the host was started are too many for a float.
+        since = self._times - np.uint64(self._begin)
+        bins, _ = np.histogram(since, _PARTS, (0, self._end - self._begin))
         self._density = bins.tolist()
         marks = trace.events[trace.events["kind"] == MARK]["time_ns"]
         self._marks = tuple(int(mark) for mark in marks)
