@@ -5,7 +5,8 @@
 
 A pool is a `concurrent.futures.Executor` that gives a machine to each call as its first argument.
 It makes processes by default; any other executor will do that can call a function somewhere, such
-as Dask's: only the name of the snapshot's file goes there, so workers have to see that.
+as Dask's (`client.get_executor(pure=False)`: else it takes equal calls for one): only the name of
+the snapshot's file goes there, so workers have to see that.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 
-from devices.records import Record
 from vmm.errors import ConfigError, SnapshotError
 from vmm.from_snapshot import restore
+from vmm.lifecycle import Phase
 from vmm.snapshot.file import read_snapshot, save_snapshot
 from vmm.snapshot.snapshot import Snapshot
 
@@ -68,6 +70,8 @@ class Pool(Executor):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._path, self._digest = self._file_of(snapshot)
         self._own = executor is None
+        self._shut = False
+        self._pending: set[Future[Any]] = set()
         # Not forked: a worker opens KVM itself, and threads of this process are none of its.
         self._executor = executor or ProcessPoolExecutor(workers, get_context("spawn"))
 
@@ -77,13 +81,34 @@ class Pool(Executor):
         Raises:
             RuntimeError: the pool was shut down.
         """
-        task = _Task(self._path, self._digest, self._setup, fn, args, kwargs)
-        return self._executor.submit(_call, task)
+        if self._shut:
+            raise RuntimeError("the pool was shut down")
+        # Plain arguments: an executor may look into them, as Dask's does to tell calls apart.
+        future = self._executor.submit(
+            _call, self._path, self._digest, self._setup, fn, args, kwargs
+        )
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls, and end the processes when those that were taken are done."""
+        """Take no more calls, and end the processes when those that were taken are done.
+
+        Args:
+            wait: return when they are done.
+            cancel_futures: drop those that have not begun.
+        """
+        self._shut = True
         if self._own:
             self._executor.shutdown(wait, cancel_futures=cancel_futures)
+        else:
+            pending = list(self._pending)
+            if cancel_futures:
+                for future in pending:
+                    future.cancel()
+            for future in pending if wait else ():
+                with suppress(CancelledError):
+                    future.exception()
         if self._folder is not None and wait:
             self._folder.cleanup()
             self._folder = None
@@ -100,17 +125,6 @@ class Pool(Executor):
             return path, saved.digest
 
 
-class _Task(Record):
-    """What goes to a worker."""
-
-    path: str
-    digest: str
-    setup: Setup
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
 class _Worker(threading.local):
     """The machines of one thread of a worker, by the checksums of their snapshots."""
 
@@ -121,19 +135,26 @@ class _Worker(threading.local):
 _worker = _Worker()
 
 
-def _call(task: _Task) -> Any:
+def _call(
+    path: str,
+    digest: str,
+    setup: Setup,
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> T:
     """Call a function with this worker's machine, back at the snapshot."""
-    found = _worker.machines.get(task.digest)
-    if found is None:
-        snapshot = read_snapshot(task.path, verify=False)  # the pool has looked at all of it
-        if snapshot.digest != task.digest:
+    found = _worker.machines.get(digest)
+    if found is None or found[0].phase in (Phase.STOPPED, Phase.FAILED):
+        snapshot = read_snapshot(path, verify=False)  # the pool has looked at all of it
+        if snapshot.digest != digest:
             snapshot.close()
-            raise SnapshotError(f"{task.path}: replaced while a pool works with it")
+            raise SnapshotError(f"{path}: replaced while a pool works with it")
         machine = restore(snapshot)
         atexit.register(machine.close)
-        if task.setup is not None:
-            task.setup(machine)
-        found = _worker.machines[task.digest] = machine, snapshot
+        if setup is not None:
+            setup(machine)
+        found = _worker.machines[digest] = machine, snapshot
     machine, snapshot = found
     machine.reset_to(snapshot)
-    return task.function(machine, *task.args, **task.kwargs)
+    return function(machine, *args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -60,6 +61,56 @@ def test_an_executor_of_somebody_elses(waiting, tmp_path):
         with vmm.Pool(path, executor=threads, setup=ignore) as pool:
             assert sorted(pool.map(add, range(30))) == list(range(1, 31))
         assert threads.submit(len, "abc").result() == 3  # it is left as it was
+
+
+def test_its_end_waits_for_the_calls_that_it_took(waiting):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(machine):
+        begun.set()
+        assert go_on.wait(60)
+        return machine.regs.rip
+
+    with ThreadPoolExecutor(1) as threads:
+        pool = vmm.Pool(waiting, executor=threads, setup=ignore)
+        held = pool.submit(hold)
+        assert begun.wait(60)
+        later = [pool.submit(add, number) for number in range(3)]
+        assert later[2].cancel()
+        threading.Timer(0.05, go_on.set).start()
+        with pool:
+            pass
+        assert held.done()
+        assert [future.result() for future in later[:2]] == [1, 2]
+        with pytest.raises(RuntimeError, match="shut down"):
+            pool.submit(add, 1)
+
+        go_on.clear()
+        pool = vmm.Pool(waiting, executor=threads, setup=ignore)
+        held, dropped = pool.submit(hold), pool.submit(add, 1)
+        threading.Timer(0.05, go_on.set).start()
+        pool.shutdown(cancel_futures=True)
+        assert held.done() or held.cancelled()
+        assert dropped.cancelled()
+
+
+def break_down(machine):
+    machine.on_out(0x81)(lambda value, size: 1 // 0)
+    machine.memory.write(0x1002, bytes.fromhex("e681"))  # out 0x81, al
+    with pytest.raises(vmm.DeviceFault):
+        machine.run(timeout=60)
+    return machine.phase
+
+
+def test_a_machine_that_failed_is_made_anew(waiting):
+    with (
+        ThreadPoolExecutor(1) as threads,
+        vmm.Pool(waiting, executor=threads, setup=ignore) as pool,
+    ):
+        assert pool.submit(break_down).result() is vmm.Phase.FAILED
+        assert pool.submit(add, 4).result() == 5
+        pool.submit(vmm.Machine.close).result()
+        assert pool.submit(add, 4).result() == 5
 
 
 def test_what_cannot_be(waiting, tmp_path):
