@@ -37,7 +37,7 @@ def in_the_lab() -> int:
         print("the lab would run it without KVM: sudo apt install qemu-system-x86", file=sys.stderr)
         return 4
     print("running the demo in the lab, on an AMD-V host emulated by QEMU:", flush=True)
-    lab = [sys.executable, str(ROOT / "tests" / "lab" / "run.py")]
+    lab = [sys.executable, "-m", "vmm.lab", "--folder", str(ROOT)]
     return subprocess.call([*lab, "--", "python3", "examples/demo.py"])
 
 

@@ -155,7 +155,7 @@ def _processor(host: Host) -> Iterator[Finding]:
     if host.machine != "x86_64":
         yield Finding(
             topic, "architecture", f"{host.machine}: guests are x86-64, KVM cannot run them here",
-            "problem", "use an x86-64 host, or the lab (make lab), which emulates one",
+            "problem", "use an x86-64 host, or the lab (pytest --kvm-lab), which emulates one",
         )  # fmt: skip
         return
     info = _cpuinfo(host)
@@ -362,7 +362,7 @@ def _limit(value: int) -> str:
 def _lab(host: Host) -> Iterator[Finding]:
     missing = [tool for tool in _LAB_TOOLS if host.which(tool) is None]
     if not missing:
-        yield Finding("lab", "tools", "there: make lab emulates an AMD-V host")
+        yield Finding("lab", "tools", "there: pytest --kvm-lab emulates an AMD-V host")
         return
     packages = " ".join(_LAB_TOOLS[tool] for tool in missing)
     yield Finding(

@@ -17,7 +17,7 @@ __all__ = ["BACKENDS", "backend", "open_kvm", "why_not"]
 
 BACKENDS = ("kvm_amd", "kvm_intel", "kvm_pvm")
 
-_LAB = "or run the tests in the lab (make lab), which needs no KVM"
+_LAB = "or run the tests in the lab (pytest --kvm-lab), which needs no KVM"
 
 
 def open_kvm(path: str = "/dev/kvm") -> kvm_bindings.System:
@@ -30,7 +30,7 @@ def open_kvm(path: str = "/dev/kvm") -> kvm_bindings.System:
     if machine != "x86_64":
         raise KvmUnavailable(
             f"this is {machine}, and guests are x86-64: KVM cannot run them here; "
-            "everything that needs no KVM works, and the lab (make lab) emulates an x86-64 host"
+            "what needs no KVM works, and the lab (pytest --kvm-lab) emulates an x86-64 host"
         )
     try:
         return kvm_bindings.System(path)

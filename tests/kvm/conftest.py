@@ -13,27 +13,9 @@ from typing import Any
 import pytest
 
 import vmm
-from kvm_bindings import System
 from vmm.pytest_plugin.machines import VmFactory
 
 PATIENCE = 30.0
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _a_vm_all_the_time() -> Iterator[None]:
-    """In the lab, keep one VM with a vCPU open from the first test to the last.
-
-    Linux patches its scheduler's code when the first VM comes and when the last one goes
-    (static keys: preempt notifiers, vCPUs without a local APIC). QEMU's software CPU now and then
-    goes on with its old translation of the patched place, a breakpoint, and then all processors of
-    the emulated host are in that exception for ever.
-    """
-    if "GLASSVM_LAB" not in os.environ:
-        yield
-        return
-    with System() as system, system.create_vm() as vm:
-        vm.create_vcpu(0)
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,14 +16,26 @@ from pathlib import Path
 
 import pytest
 
+import vmm
+
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 
 pytestmark = pytest.mark.timeout(600)
 
 
 def _argv(tmp_path: Path, *arguments: str) -> list[str]:
     results = str(tmp_path / "results")
-    return [sys.executable, str(HERE / "run.py"), "--results", results, *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "vmm.lab",
+        "--folder",
+        str(ROOT),
+        "--results",
+        results,
+        *arguments,
+    ]
 
 
 def _environment(tmp_path: Path) -> dict[str, str]:
@@ -96,8 +109,8 @@ def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("victim", "number", "status", "line"),
     [
-        ("run.py", signal.SIGINT, 130, "lab: interrupted"),
-        ("run.py", signal.SIGTERM, 130, "lab: interrupted"),
+        ("lab", signal.SIGINT, 130, "lab: interrupted"),
+        ("lab", signal.SIGTERM, 130, "lab: interrupted"),
         ("qemu", signal.SIGABRT, 8, "lab: QEMU was killed by signal 6"),
     ],
 )
@@ -119,4 +132,34 @@ def test_an_end_before_time_leaves_nothing(
     assert process.returncode == status
     assert errors.splitlines()[-1] == line
     assert not Path(f"/proc/{qemu}").exists()
+    assert not _nothing_left(tmp_path)
+
+
+def test_the_tutorial_s_tests_run_here_too(tmp_path: Path) -> None:
+    """docs/testing-a-kernel.md with --kvm-lab, from a folder that is not the project's."""
+    page = (ROOT / "docs/testing-a-kernel.md").read_text(encoding="utf-8")
+    for name, text in re.findall(r"^```\w+ (\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    commands = re.findall(r"^\$ ((?:as|ld) .*)$", page, re.MULTILINE)[:2]
+    (given,) = re.findall(r"^(pytest .* --kvm-lab .*)$", page, re.MULTILINE)
+    script = "\n".join([*commands, f"exec {sys.executable} -m {given} --kvm-trace=failures"])
+    broken = "def test_it_fails(vm):\n    vm.memory.write(0x1000, b'\\xf4')\n"
+    broken += "    vm.start_at(0x1000)\n    assert vm.run().reason == 'shutdown'\n"
+    (tmp_path / "test_broken.py").write_text(broken, encoding="utf-8")
+    done = subprocess.run(
+        ["sh", "-ec", script],
+        cwd=tmp_path,
+        env=_environment(tmp_path),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+    assert "1 failed, 4 passed" in done.stdout, done.stderr
+    assert done.returncode == 1
+    junit = (tmp_path / "junit.xml").read_text(encoding="utf-8")
+    assert junit.count('name="kvm_backend" value="kvm_amd"') == 5
+    recording = tmp_path / "failures/test_broken.py/test_it_fails/vm.vtrace"
+    assert [str(event) for event in vmm.trace.load(recording)] == ["HLT"]
     assert not _nothing_left(tmp_path)

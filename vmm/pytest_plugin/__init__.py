@@ -11,6 +11,7 @@ and the names of the fixtures, and imports what they do when a test asks for it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -34,12 +35,24 @@ _why_no_kvm = pytest.StashKey[str]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
     group = parser.getgroup("glassvm", "guests on KVM (glassvm)")
+    parser.addini(
+        "kvm_lab_packages", "Debian packages that --kvm-lab has inside as well", type="args"
+    )
+    parser.addini(
+        "kvm_lab_wheels", "Python packages that --kvm-lab has inside as well", type="args"
+    )
     group.addoption(
         "--kvm",
         choices=("auto", "require", "skip"),
         default="auto",
         help="auto: run the tests that need KVM where /dev/kvm is usable; require: fail where it "
         "is not; skip: leave them out",
+    )
+    group.addoption(
+        "--kvm-lab",
+        action="store_true",
+        help="without a usable KVM, or with --kvm=skip, run the same tests inside an AMD-V host "
+        "that QEMU emulates (python -m vmm.lab)",
     )
     group.addoption(
         "--kvm-trace",
@@ -51,6 +64,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def _folder(text: str) -> Path:
     return Path(text).absolute()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """With --kvm-lab: have the tests run inside the emulated host, where there is no KVM."""
+    if not config.getoption("--kvm-lab") or "GLASSVM_LAB" in os.environ:
+        return None
+    if config.getoption("--kvm") != "skip" and not _kvm_missing(config):
+        return None
+    from vmm.pytest_plugin.lab import run_in_the_lab
+
+    return run_in_the_lab(config)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """In the lab, see to it that its host does not hang."""
+    if "GLASSVM_LAB" in os.environ:
+        from vmm.pytest_plugin.lab import keep_a_vm
+
+        keep_a_vm(session.config)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import LabError, run_tool
+from vmm.lab.tools import LabError, run_tool
 
 __all__ = ["BASE", "KERNELS", "Apt", "Deb", "fetch", "parse_plan"]
 
-# What every lab has: the tests' Python, a shell with its programs, and modprobe.
-BASE = ("busybox-static", "kmod", "libstdc++6", "python3")
+# What every lab has: the tests' Python, an assembler, a shell with its programs, and modprobe.
+BASE = ("binutils", "busybox-static", "kmod", "libstdc++6", "python3")
 
 # The kernel's package, by the name it has in Debian, then by the one in Ubuntu.
 KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual")

@@ -10,11 +10,11 @@ import os
 import re
 import shutil
 import sys
-import tomllib
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
-from tools import LabError, run_tool
+from vmm.lab.tools import LabError, run_tool
 
 __all__ = ["make_ext4", "populate", "python_version", "requirements", "tree_size"]
 
@@ -55,12 +55,16 @@ _FILES = {
 _EXECUTABLE = ("usr/local/bin/vmm", "sbin/lab-init")
 
 
-def requirements(checkout: Path) -> list[str]:
-    """What pip installs inside: the project's dependencies and its tests', from pyproject.toml."""
-    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
-    names = [re.split(r"[^\w.-]", requirement)[0] for requirement in wanted]
-    return [each for each, name in zip(wanted, names, strict=True) if name not in _LEFT_OUT]
+def requirements() -> list[str]:
+    """What pip installs inside: what glassvm and its tests need, as it was installed here."""
+    found = []
+    for each in metadata.requires("glassvm") or ():
+        requirement, _, condition = each.partition(";")
+        name = re.split(r"[^\w.-]", requirement)[0]
+        wanted = not condition or re.search(r"""extra == ['"]test['"]""", condition)
+        if wanted and name not in _LEFT_OUT:
+            found.append(requirement.strip())
+    return found
 
 
 def populate(root: Path, debs: Sequence[Path], wheels: Sequence[str]) -> None:

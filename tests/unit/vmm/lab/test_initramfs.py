@@ -8,9 +8,10 @@ import stat
 import subprocess
 from pathlib import Path
 
-import initramfs
 import pytest
-from tools import LabError
+
+from vmm.lab import initramfs
+from vmm.lab.tools import LabError
 
 DEPENDENCIES = """\
 kernel/virtio/virtio_pci.ko.xz: kernel/virtio/virtio_ring.ko.xz kernel/virtio/virtio.ko.xz

@@ -18,9 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import initramfs
-import packages
-import rootfs
+from vmm.lab import initramfs, packages, rootfs
 
 __all__ = ["Image", "cache_folder", "key", "lab_image"]
 
@@ -75,21 +73,21 @@ def key(extra: Sequence[str], wheels: Sequence[str]) -> str:
 
 
 def lab_image(
-    checkout: Path,
     extra: Sequence[str],
     say: Callable[[str], None],
     *,
+    wheels: Sequence[str] = (),
     rebuild: bool = False,
 ) -> Image:
-    """The lab for the project in `checkout`, built where the cache has none.
+    """The lab, built where the cache has none.
 
-    `extra` are Debian packages that go inside as well; `say` is told of what takes long;
-    `rebuild` makes a cached lab anew, with the packages of today.
+    `extra` are Debian packages that go inside as well, `wheels` Python packages; `say` is told
+    of what takes long; `rebuild` makes a cached lab anew, with the packages of today.
 
     Raises:
         LabError: it cannot be built.
     """
-    wheels = rootfs.requirements(checkout)
+    wheels = [*rootfs.requirements(), *wheels]
     cache = cache_folder()
     folder = cache / "images" / key(extra, wheels)
     if rebuild or not folder.is_dir():

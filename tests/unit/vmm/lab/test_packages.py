@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import packages
 import pytest
-from tools import LabError
+
+from vmm.lab import packages
+from vmm.lab.tools import LabError
 
 PLAN = """\
 Reading package lists...

@@ -13,16 +13,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rootfs import make_ext4
-from tools import LabError, Status, find_tool, run_tool
+from vmm.lab.rootfs import make_ext4
+from vmm.lab.tools import LabError, Status, find_tool, run_tool
 
 __all__ = ["ExtraFile", "Order", "Outcome", "bring_back", "checkout_files", "make_share"]
 
 # Room for the results and for what the tests write beside their sources.
 _FREE_MIB = 256
 
-# Not part of the project where git cannot say so.
-_SKIPPED = frozenset({"__pycache__", "build", "dist", "node_modules", "venv"})
+# Of no use inside; the environments of Python are found by what they hold.
+_SKIPPED = frozenset({"__pycache__", "node_modules", "venv"})
+
+# What is built is no part of this project's checkout; of a user's folder it is what is tested.
+_BUILT = frozenset({"build", "dist"})
+
+_OURS = Path(__file__).resolve().parents[2]
+"""The folder that glassvm is imported from: its checkout, or where it is installed."""
+
+_PACKAGES = ("kvm_bindings", "devices", "firmware", "vmm")
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ def checkout_files(checkout: Path) -> list[Path]:
     listed = _git(checkout, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     top = _git(checkout, "rev-parse", "--show-toplevel")
     if listed is None or top is None or Path(top.strip()).resolve() != checkout.resolve():
-        return sorted(_walk(checkout))
+        return sorted(_walk(checkout, _SKIPPED | _BUILT))
     names = {Path(name) for name in listed.split("\0") if name}
     # A file that was removed but not yet committed is still listed; so is a submodule's folder.
     return sorted(
@@ -104,14 +112,14 @@ def _git(checkout: Path, *arguments: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _walk(checkout: Path) -> list[Path]:
+def _walk(checkout: Path, skipped: frozenset[str]) -> list[Path]:
     found: list[Path] = []
     for folder, names, files in os.walk(checkout):
         here = Path(folder)
         names[:] = [
             name
             for name in names
-            if name not in _SKIPPED
+            if name not in skipped
             and not name.startswith(".")
             and not name.endswith(".egg-info")
             and not (here / name / "pyvenv.cfg").exists()
@@ -123,6 +131,9 @@ def _walk(checkout: Path) -> list[Path]:
 def make_share(work: Path, checkout: Path, files: Sequence[ExtraFile], order: Order) -> Path:
     """Make the share's image in the folder `work` and return its path.
 
+    Of glassvm's own checkout it has the files of the project. Of another folder it has what is
+    built there too, and glassvm is put beside it.
+
     Raises:
         LabError: a file cannot be read, or mke2fs failed.
     """
@@ -130,8 +141,14 @@ def make_share(work: Path, checkout: Path, files: Sequence[ExtraFile], order: Or
     for name in ("checkout", "files", "results", "control"):
         (tree / name).mkdir(parents=True)
     try:
-        for relative in checkout_files(checkout):
+        ours = checkout.resolve() == _OURS
+        for relative in checkout_files(checkout) if ours else _walk(checkout, _SKIPPED):
             _copy(checkout / relative, tree / "checkout" / relative)
+        for name in () if ours else _PACKAGES:
+            for relative in _walk(_OURS / name, _SKIPPED):
+                if relative.suffix == ".so":
+                    continue  # was compiled for this machine's Python
+                _copy(_OURS / name / relative, tree / "site" / name / relative)
         for file in files:
             _copy(file.source.resolve(), tree / "files" / file.name)
     except OSError as error:

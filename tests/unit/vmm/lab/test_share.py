@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import share
-from tools import LabError, find_tool
+
+from vmm.lab import share
+from vmm.lab.tools import LabError, find_tool
 
 git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 ext4 = pytest.mark.skipif(
@@ -102,3 +103,28 @@ def test_round_trip(tmp_path: Path) -> None:
     inside(f"write {tmp_path / 'status'} control/status")
     assert share.bring_back(image, work, results) == share.Outcome(7, False)
     assert (results / "junit.xml").read_text() == "junit.xml"
+
+
+def test_another_folder_goes_inside_with_what_is_built_there_and_glassvm(tmp_path: Path) -> None:
+    if find_tool("debugfs") is None:
+        pytest.skip("no debugfs (e2fsprogs)")
+    folder, work = tmp_path / "kernel", tmp_path / "work"
+    _tree(folder, "test_kernel.py", "build/kernel.elf", "venv/x.py", ".git/config")
+    work.mkdir()
+    image = share.make_share(work, folder, [], share.Order("true"))
+
+    def inside(folder: str) -> set[str]:
+        listed = subprocess.run(
+            [find_tool("debugfs") or "", "-R", f"ls -p {folder}", image],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        names = {line.split("/")[5] for line in listed.stdout.splitlines() if line}
+        return names - {".", "..", "lost+found"}
+
+    assert inside("checkout") == {"test_kernel.py", "build"}
+    assert inside("checkout/build") == {"kernel.elf"}
+    assert inside("site") == {"kvm_bindings", "devices", "firmware", "vmm"}
+    assert "init.sh" in inside("site/vmm/lab/inside")
+    assert not any(name.endswith(".so") for name in inside("site/kvm_bindings"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 import pytest
-import tools
+
+from vmm.lab import tools
 
 
 def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cache import Image
-from tools import LabError, Status, find_tool, last_line
+from vmm.lab.cache import Image
+from vmm.lab.tools import LabError, Status, find_tool, last_line
 
 __all__ = ["Host", "last_words", "run_command", "run_shell"]
 

@@ -2,7 +2,7 @@
 # The lab's first process on the root disk: makes the system ready, runs the command that the
 # share holds, leaves its exit status there, and powers off.
 #
-# The share (/dev/vdb): checkout/ the project, files/ what --file brought, results/ what goes back,
+# The share (/dev/vdb): checkout/ the project, site/ glassvm where that is another, files/ what --file brought, results/ what goes back,
 # control/ settings and command (in), status and timed-out (out).
 
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/run/applets
@@ -32,7 +32,7 @@ done
 
 . /share/control/settings # LAB_TIMEOUT in seconds, or 0; LAB_SHELL when one is wanted
 # The project is not installed here, so that pytest has to be told of its plugin.
-export GLASSVM_LAB=1 PYTHONPATH=/share/checkout PYTEST_PLUGINS=vmm.pytest_plugin
+export GLASSVM_LAB=1 PYTHONPATH=/share/checkout:/share/site PYTEST_PLUGINS=vmm.pytest_plugin
 cd /share/checkout
 
 if [ -n "$LAB_SHELL" ]; then

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from tools import LabError, run_tool
+from vmm.lab.tools import LabError, run_tool
 
 __all__ = ["Archive", "build", "load_order", "read_module"]
 

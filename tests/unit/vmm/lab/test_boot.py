@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import boot
-import cache
 import pytest
+
+from vmm.lab import boot, cache
 
 
 @pytest.fixture

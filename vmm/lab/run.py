@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Run a command inside the lab: an emulated AMD-V host, with this checkout and /dev/kvm.
+"""Run a command inside the lab: an emulated AMD-V host, with a folder of tests and /dev/kvm.
 
 The exit status is the command's own. Where there is none: 2 wrong usage, 4 the lab cannot be
 built or started here, 8 the emulated host died, 124 timed out, 130 interrupted.
@@ -18,12 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-import boot
-import cache
-import share
-from tools import LabError, Status, check_host
-
-CHECKOUT = Path(__file__).resolve().parents[2]
+from vmm.lab import boot, cache, share
+from vmm.lab.tools import LabError, Status, check_host
 
 _DEFAULT = (
     *("python3", "-m", "pytest", "-q", "tests/kvm", "tests/unit/kvm_bindings", "--kvm=require"),
@@ -35,19 +30,19 @@ _GRACE_S = 120
 
 _EXAMPLES = """\
 examples:
-  python tests/lab/run.py                                  the KVM tests
-  python tests/lab/run.py -- python3 -m vmm doctor
-  python tests/lab/run.py -- sh -c 'dmesg | grep -i svm'
-  python tests/lab/run.py --package seabios -- ls /usr/share/seabios
-  python tests/lab/run.py --file disk.img -- python3 -m vmm run /files/disk.img
-  python tests/lab/run.py --shell
+  python -m vmm.lab                                  the KVM tests
+  python -m vmm.lab -- python3 -m vmm doctor
+  python -m vmm.lab -- sh -c 'dmesg | grep -i svm'
+  python -m vmm.lab --package seabios -- ls /usr/share/seabios
+  python -m vmm.lab --file disk.img -- python3 -m vmm run /files/disk.img
+  python -m vmm.lab --shell
 """
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(
-        prog="tests/lab/run.py",
+        prog="python -m vmm.lab",
         description=__doc__,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -63,10 +58,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "--results",
         type=Path,
-        default=CHECKOUT / "build/lab-results",
+        default=Path("build/lab-results"),
         metavar="FOLDER",
         help="where to put what the command leaves in /results (build/lab-results)",
     )
+    add(
+        "--folder",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="what goes inside, and where the command is run (the current folder)",
+    )
+    add("--wheel", action="append", default=[], metavar="NAME", help="a Python package to add")
     add(
         "--silence", type=_positive, metavar="S", help="take a host without output for S s for hung"
     )
@@ -106,7 +109,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = _say) -> int:
         raise LabError("--shell needs a terminal", Status.USAGE)
     check_host()
     files = [share.ExtraFile.parse(text) for text in options.file]
-    image = cache.lab_image(CHECKOUT, options.package, say, rebuild=options.rebuild)
+    image = cache.lab_image(options.package, say, wheels=options.wheel, rebuild=options.rebuild)
     command = None if options.shell else shlex.join(options.command or _DEFAULT)
     order = share.Order(command, 0 if options.shell else options.timeout)
     work = Path(tempfile.mkdtemp(prefix="glassvm-lab-"))
@@ -127,7 +130,7 @@ def _run_in(
     options: argparse.Namespace,
     say: Callable[[str], None],
 ) -> int:
-    disk = share.make_share(work, CHECKOUT, files, order)
+    disk = share.make_share(work, options.folder, files, order)
     host = boot.Host(image, disk, work, options.cpus, options.memory)
     say(f"booting: {order.command or 'a shell'}")
     started = time.monotonic()
@@ -158,8 +161,12 @@ def _run_in(
     return outcome.status
 
 
-def _with_retries(options: argparse.Namespace) -> int:
-    """Run, and again where the host itself broke down: a fault of the emulator, not of a test."""
+def run_with_retries(options: argparse.Namespace) -> int:
+    """Run, and again where the host itself broke down: a fault of the emulator, not of a test.
+
+    Raises:
+        LabError: there is no command's exit status to return.
+    """
     for left in range(options.retries, -1, -1):
         try:
             return run(options)
@@ -180,7 +187,7 @@ def main() -> int:
     # An end by SIGTERM (a CI runner's) cleans up like Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _with_retries(options)
+        return run_with_retries(options)
     except LabError as error:
         _say(str(error))
         return error.status
@@ -194,7 +201,3 @@ def main() -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return Status.INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main())
