@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 import vmm
+import vmm.trace.view  # with NumPy, which cannot be imported again when pytester has forgotten it
 from vmm.kvm import backend
 
 pytest_plugins = ["pytester"]
@@ -144,14 +145,14 @@ def test_failures_tell_what_the_guest_did(pytester):
     result.stdout.fnmatch_lines(
         [
             "*- guest vm -*",
-            "guest died: triple fault at *",
+            "guest died: triple fault *",
             "  why: the chain of faults: [#]UD -> [#]GP -> [#]DF -> triple fault",
             "*- guest vm: last exits, oldest first -*",
             "SHUTDOWN",
             "*- guest vm: registers of vCPU 0* -*",
             "*rip*",
             "*- guest vm: code around RIP -*",
-            "-> *ud2",
+            "*  ud2",
         ]
     )
 
