@@ -11,11 +11,28 @@ from collections.abc import Mapping
 
 from devices.registers import Register, RegisterTable
 from devices.wiring import open_bus
+from kvm_bindings import constants as c
+from vmm.bus import Bus
+from vmm.exits import Exit, describe
 
-__all__ = ["decode_access", "register_at", "registers_in"]
+__all__ = ["access_line", "decode_access", "register_at", "registers_in"]
 
 _NAMED = 3
 """More registers than these at one offset are told by what selects among them."""
+
+
+def access_line(event: Exit, pio: Bus, mmio: Bus) -> str:
+    """An exit in the words of the device that it went to."""
+    if event.reason not in (c.KVM_EXIT_IO, c.KVM_EXIT_MMIO):
+        return describe(event)
+    bus = pio if event.reason == c.KVM_EXIT_IO else mmio
+    mapping = bus.find(event.address)
+    meaning = None
+    if mapping is not None and event.count == 1:
+        offset = event.address - mapping.base
+        meaning = decode_access(mapping.device, offset, event.size, event.write, event.value)
+    owner = bus.name_at(event.address)
+    return describe(event, f"{owner} {meaning}" if meaning else owner)
 
 
 def decode_access(

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from vmm.breakpoints import Breakpoints
     from vmm.counts import ExitCounts
     from vmm.cpustate import CpuState
+    from vmm.gdb.server import Debugger
     from vmm.host.events import HostEvents
     from vmm.snapshot.reset import Reset
     from vmm.snapshot.snapshot import Snapshot
@@ -135,6 +136,8 @@ class Machine:
         self._reset: Reset | None = None
         self.onlookers: set[object] = set()
         """Screens that see the machine: while there are any, stops pause the run as well."""
+        self.debugger: Debugger | None = None
+        """What lets GDB attach, where somebody asked for it."""
         self._control = RunControl()
         self._runs = MachineRuns(self, self._control, self._backplane)
         if self.trace is not None:

@@ -7,6 +7,8 @@ __all__ = [
     "DOCTOR_DESCRIPTION",
     "DOCTOR_EPILOG",
     "EPILOG",
+    "GDB_DESCRIPTION",
+    "GDB_EPILOG",
     "PAUSE_DESCRIPTION",
     "PAYLOADS_DESCRIPTION",
     "PAYLOADS_EPILOG",
@@ -40,6 +42,7 @@ examples:
   vmm run --tui boot.img           with a screen of its exits, registers and console
   vmm run boot.img --trace FILE    keep every exit; 'vmm trace' looks at them
   vmm ps                           list the machines that run
+  vmm gdb boot-1234                debug a guest with gdb
   vmm stat -n 1                    what a machine's guest exits for, each second
   vmm doctor                       see what this host can do, and what to mend
 
@@ -199,6 +202,31 @@ examples:
   vmm stat boot-1234 -n 1 --count 10
   vmm stat -n 5 --json | jq -c '{time, rate}'   for a log
   vmm stat run.vtrace                           of 'vmm run IMAGE --record run.vtrace'
+"""
+
+GDB_DESCRIPTION = """\
+Start gdb on a machine that runs, with the symbols of its image. The guest stands still as soon as
+gdb has attached, and runs on when it detaches or ends.
+
+gdb's threads are the virtual processors. Memory is read by linear address through the page tables
+of the chosen one; in real mode $pc is the linear address, $ip the offset. 'monitor help' lists what
+there is besides: exits, devices, page walks, physical addresses, snapshots. A machine that was
+started with 'vmm run --gdb ADDRESS' listens there; any other begins to when it is asked.
+"""
+
+GDB_EPILOG = """\
+examples:
+  vmm run kernel.elf --gdb 1234                          the guest waits before it does anything
+  vmm gdb                                                gdb on the only machine that runs
+  vmm gdb boot-1234 --ex 'break *0x7c00' --ex continue   with commands
+  vmm gdb --batch --ex 'info registers' --ex detach      and without a prompt
+  gdb -ex 'target remote :1234'                          gdb started by hand
+
+in gdb:
+  break main, hbreak *0x7c00, watch counter   where it stops; how this host does that is told where
+                                              it matters
+  unset tdesc filename                        read the registers anew, where the guest has gone from
+                                              16 to 32 to 64-bit mode ('vmm gdb' does so by itself)
 """
 
 PAUSE_DESCRIPTION = """\

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "build_parser", "parse"]
 
 COMMANDS = (
-    *("run", "restore", "trace", "top", "ps", "stat", "pause", "resume", "stop", "snapshot"),
+    *("run", "restore", "trace", "top", "ps", "stat", "pause", "resume", "stop", "snapshot", "gdb"),
     *("replay", "doctor", "payloads"),
 )
 TRACE_COMMANDS = ("summary", "show", "export", "diff", "plot")
@@ -27,6 +27,7 @@ TRACE_COMMANDS = ("summary", "show", "export", "diff", "plot")
 _OF_RESTORE = (
     *("--tui", "--name", "--timeout", "--max-exits", "--trace", "--shell", "--stop-at"),
     *("--trace-only", "--rip", "--tracer", "--stats", "--json", "--explain-json"),
+    *("--gdb", "--gdb-nowait"),
 )
 """The options of `vmm run` that a machine out of a snapshot takes as well."""
 
@@ -111,6 +112,7 @@ def _add_others(commands: argparse._SubParsersAction[_Parser], command: str | No
     _add_trace(commands, command == "trace")
     _add_top(commands)
     _add_machines(commands)
+    _add_gdb(commands)
     _add_replay(commands)
     _add_doctor(commands)
     payloads = _add(
@@ -235,6 +237,28 @@ def _add_machines(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="an earlier snapshot of the machine: only what changed since is written, and both "
         "files are needed to restore",
     )
+
+
+def _add_gdb(commands: argparse._SubParsersAction[_Parser]) -> None:
+    gdb = _add(
+        *(commands, "gdb", "[NAME]", "attach gdb to a machine that runs"),
+        *(texts.GDB_DESCRIPTION, texts.GDB_EPILOG),
+    )
+    gdb.add_argument("name", metavar="NAME", nargs="?", help=texts.WHICH_MACHINE)
+    gdb.add_argument(
+        "--listen",
+        metavar="[HOST:]PORT|unix:PATH",
+        help="have the machine listen here (default: a socket that only you can reach)",
+    )
+    gdb.add_argument("--print", action="store_true", help="print the command, and start nothing")
+    gdb.add_argument(
+        "--ex",
+        metavar="COMMAND",
+        action="append",
+        default=[],
+        help="have gdb carry out this command; may be given more than once",
+    )
+    gdb.add_argument("--batch", action="store_true", help="leave gdb behind these commands")
 
 
 def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:

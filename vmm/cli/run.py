@@ -49,6 +49,8 @@ def run_machine(options: Options, make: Callable[[Options, Outlet], Machine]) ->
     Raises:
         VmmError: nothing was run.
     """
+    if options.gdb_nowait and options.gdb is None:
+        raise ConfigError("--gdb-nowait says how --gdb ADDRESS is to be; give that as well")
     json_files = _json_files(options)
     outlet = Outlet()
     machine = make(options, outlet)
@@ -61,7 +63,12 @@ def run_machine(options: Options, make: Callable[[Options, Outlet], Machine]) ->
             from vmm.cli.watching import watch
 
             watch(machine, options)
-        served = serve(machine, options.image, options.name, at_once=options.tui)
+        wanted_now = options.tui or options.gdb is not None
+        served = serve(machine, options.image, options.name, at_once=wanted_now)
+        if options.gdb is not None:
+            from vmm.cli.gdb import open_debugger
+
+            open_debugger(machine, options, served.name)
         counts = machine.count_exits() if options.stats else None
         session = Session(machine, outlet, options)
         try:
@@ -134,6 +141,10 @@ def _play(session: Session, served: Served, options: Options) -> tuple[RunResult
             return watched.result, watched.told
     if not options.shell:
         result = session.cont()
+        if session.machine.debugger is not None:
+            from vmm.cli.gdb import linger
+
+            linger(session, result)
         served.linger()
         if not session.paused:
             return result, False

@@ -176,6 +176,13 @@ RUN_OPTIONS = (
         takes="FILE.py:CLASS[,NAME=VALUE]",
         repeated=True,
     ),
+    RunOption(
+        "--gdb",
+        "run",
+        "let gdb attach here; the guest waits for it before its first instruction",
+        takes="[HOST:]PORT|unix:PATH",
+    ),
+    RunOption("--gdb-nowait", "run", "with --gdb: the guest does not wait"),
     RunOption("--stats", "run", "print a table of exits at the end"),
     RunOption("--json", "run", "write the result as JSON (- for standard error)", takes="FILE"),
     RunOption(

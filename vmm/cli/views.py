@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvm_bindings import constants as c
+from vmm import decode
 from vmm.cpustate import CpuState
-from vmm.decode import decode_access
-from vmm.exits import describe
 from vmm.explain import disassembly
 from vmm.explain.names import name_of
 from vmm.explain.page_walk import read_linear, walk
@@ -55,19 +53,7 @@ def location_line(machine: Machine, vcpu: int = 0) -> str:
 
 def access_line(machine: Machine, event: Exit) -> str:
     """An exit in the words of the device that it went to."""
-    if event.reason == c.KVM_EXIT_IO:
-        bus = machine.pio
-    elif event.reason == c.KVM_EXIT_MMIO:
-        bus = machine.mmio
-    else:
-        return describe(event)
-    mapping = bus.find(event.address)
-    meaning = None
-    if mapping is not None and event.count == 1:
-        offset = event.address - mapping.base
-        meaning = decode_access(mapping.device, offset, event.size, event.write, event.value)
-    owner = bus.name_at(event.address)
-    return describe(event, f"{owner} {meaning}" if meaning else owner)
+    return decode.access_line(event, machine.pio, machine.mmio)
 
 
 def code_lines(machine: Machine, address: int, count: int, vcpu: int = 0) -> list[str]:

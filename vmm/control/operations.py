@@ -204,6 +204,22 @@ class Operations:
         snapshot.close()
         return {"path": path, "digest": snapshot.digest}
 
+    def op_gdb(self, address: str | None = None) -> dict[str, Any]:
+        """Let GDB attach: at an address (`vmm.gdb.server.read_address`), where it could already, or
+        at a socket beside this one; returns what GDB's `target remote` takes."""
+        from vmm.control.registry import gdb_socket
+        from vmm.gdb.server import Debugger, read_address
+
+        debugger = self._machine.debugger
+        if debugger is None:
+            where = read_address(address) if address else str(gdb_socket(self._name))
+            debugger = Debugger(self._machine, where)
+        elif address:
+            raise ControlError(f"gdb is waited for at {debugger.where} already")
+        if debugger.attached:
+            raise ControlError(f"another gdb is attached at {debugger.where}")
+        return {"where": debugger.where}
+
     # -- where it stops -----------------------------------------------------------------------
 
     def op_attend(self) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from vmm.control.protocol import ControlError
 
-__all__ = ["bind", "check_name", "connect", "folder", "names", "pick"]
+__all__ = ["bind", "check_name", "connect", "folder", "gdb_socket", "names", "pick"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SUFFIX = ".sock"
+_GDB = ".gdb"
 _LONGEST_PATH = 107
 """sockaddr_un.sun_path, less its zero."""
 _FOR_NUMBER = 10
@@ -113,6 +114,15 @@ def _give_name(early: Path, path: Path, name: str) -> None:
     raise ControlError(f"{name}: a machine of that name is running; choose another with --name")
 
 
+def gdb_socket(name: str) -> Path:
+    """Where the machine called `name` waits for GDB, unless it was told another place.
+
+    Raises:
+        ControlError: somebody else could reach what is there.
+    """
+    return folder(make=True) / f"{check_name(name)}{_GDB}"
+
+
 def names() -> list[str]:
     """The machines that answer, by name; sockets that nobody answers at are removed."""
     found = []
@@ -122,6 +132,8 @@ def names() -> list[str]:
     except FileNotFoundError:
         return []
     for path in entries:
+        if path.suffix == _GDB and not path.with_suffix(_SUFFIX).exists():
+            path.unlink(missing_ok=True)
         if path.suffix != _SUFFIX:
             continue
         if _answers(path):
