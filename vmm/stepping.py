@@ -31,6 +31,7 @@ _EXIT_REASON = slice(8, 12)
 """Spec: KVM API, "The kvm_run structure"."""
 _DB_VECTOR = 1
 _DR6_BS = 1 << 14
+_CR0_PE = 1
 
 
 class Stepper:
@@ -81,6 +82,12 @@ class Stepper:
             DeviceFault: a device raised.
         """
         before = vcpu.regs.rip  # settles it as well
+        if self._at_halt(vcpu, before):
+            # Not entered: on kvm_pvm a step over HLT is told as a step, and as HLT later on.
+            vcpu.regs.rip = before + 1
+            vcpu.exits += 1
+            halt = Ending("halt", vcpu.index, exit_reason=c.KVM_EXIT_HLT)
+            return Exit(c.KVM_EXIT_HLT, vcpu.index), halt
         vcpu.debug.step(self.flags if flags is None else flags)
         try:
             ending = vcpu.execute(vcpu.exits + 1)
@@ -91,19 +98,26 @@ class Stepper:
                 vcpu.settle()
             elif ending is not None and _is_end_of_step(vcpu, ending.exit_reason):
                 ending = None
-                if vcpu.regs.rip == before + 1:
-                    found = vcpu.kvm.translate(vcpu.sregs.cs.base + before)
-                    if found.valid and self._halts(found.physical_address):
-                        ending = Ending("halt", vcpu.index, exit_reason=c.KVM_EXIT_HLT)
             if ending is not None and ending.exit_reason >= 0:
                 event = Exit(ending.exit_reason, vcpu.index)
             return event, ending
         finally:
             vcpu.debug.step(0)
 
+    def _at_halt(self, vcpu: Vcpu, rip: int) -> bool:
+        """Whether the next instruction is an HLT that ends the run."""
+        sregs = vcpu.sregs
+        if sregs.cr0 & _CR0_PE and sregs.ss.dpl:
+            return False  # not allowed: it faults
+        found = vcpu.kvm.translate(sregs.cs.base + rip)
+        return bool(found.valid) and self._halts(found.physical_address)
+
 
 def _is_end_of_step(vcpu: Vcpu, reason: int) -> bool:
     if reason == c.KVM_EXIT_SHUTDOWN and backend() == "kvm_pvm":
         vector = int(vcpu.kvm.get_vcpu_events().exception.nr)
-        return vector == _DB_VECTOR and bool(vcpu.kvm.get_debugregs().dr6 & _DR6_BS)
+        if vector != _DB_VECTOR or not vcpu.kvm.get_debugregs().dr6 & _DR6_BS:
+            return False
+        vcpu.debug_exits += 1
+        return True
     return reason == c.KVM_EXIT_DEBUG

@@ -86,6 +86,8 @@ class Vcpu:
         self.ring = ring
         self.exits = 0
         """Exits handled since the machine was made."""
+        self.debug_exits = 0
+        """Those of them that a debugger made: breakpoints and the ends of single steps."""
         self.regs = RegisterView(self._fetch_regs, kvm.set_regs)
         self.sregs = RegisterView(self._fetch_sregs, self._store_sregs)
         self._io = ExitIo(kvm.page, pio, mmio, lock)
@@ -329,8 +331,10 @@ class Vcpu:
         return None
 
     def _ending_of(self, reason: int) -> Ending | None:
-        if reason == c.KVM_EXIT_DEBUG and self.on_debug is not None:
-            return self.on_debug()
+        if reason == c.KVM_EXIT_DEBUG:
+            self.debug_exits += 1
+            if self.on_debug is not None:
+                return self.on_debug()
         return ending_of(reason, self._page, self.index)
 
     def _recover(self, reason: int, error: Exception) -> None:

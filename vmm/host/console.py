@@ -7,7 +7,8 @@ it: a UART has room for sixteen bytes, a person types, a script pastes a kilobyt
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from devices.records import Record
 
@@ -57,6 +58,7 @@ class Console:
         # Grown and cut in single steps of the interpreter: another thread may read it meanwhile.
         self._kept = bytearray()
         self._dropped = 0
+        self._muted = False
         self._waiting = bytearray()
         self._takers: list[_Taker] = []
         self._arrived = threading.Condition(self.lock)
@@ -124,8 +126,19 @@ class Console:
                 self._on_room = callback
             return self.has_room
 
+    @contextmanager
+    def muted(self) -> Iterator[None]:
+        """Take no output meanwhile: the guest says again what it has said already."""
+        self._muted = True
+        try:
+            yield
+        finally:
+            self._muted = False
+
     def write(self, data: bytes) -> None:
         """Take output from a device."""
+        if self._muted:
+            return
         self._kept += data
         if len(self._kept) > 2 * _KEPT:
             self._dropped += len(self._kept) - _KEPT
