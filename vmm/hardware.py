@@ -185,6 +185,11 @@ class Hardware:
                 vcpu.call_before(self._coalesced.drain)
         self.vm.register_coalesced_mmio(start, size, pio=pio)
 
+    def carry_out_coalesced(self) -> None:
+        """Give devices the writes that KVM has collected; the vCPUs stand still."""
+        if self._coalesced is not None:
+            self._coalesced.drain()
+
     def stats(self) -> dict[str, Stats]:
         """The kernel's counters: "vm", "vcpu0" and so on; empty where it has none."""
         if self._stats is None:

@@ -435,3 +435,19 @@ def test_a_machine_of_another_kind_is_refused(machine):
         machine().reset_to(snapshot)
     with pytest.raises(vmm.SnapshotError, match="closed"):
         machine(memory="1M").reset_to(snapshot)
+
+
+def test_coalesced_writes_are_carried_out_before_and_come_only_once(machine):
+    # mov al, 1; out 0x10, al; mov al, 2; out 0x10, al; out 0x80, al; out 0x10, al; hlt
+    m = machine("b001 e610 b002 e610 e680 e610 f4")
+    seen = []
+    m.on_out(0x10, coalesced=True)(lambda value, size: seen.append(value))
+    m.on_out(0x80)(lambda value, size: None)
+    m.run(max_exits=1) if m.hardware.kvm.coalesced_mmio_page else m.run(max_exits=3)
+    with m.snapshot() as snapshot:
+        assert seen == [1, 2]
+        for _ in range(3):
+            seen.clear()
+            m.reset_to(snapshot)
+            assert m.run(timeout=60).reason == "halt"
+            assert seen == [2]

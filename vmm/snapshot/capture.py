@@ -67,6 +67,7 @@ def held(machine: Machine) -> Iterator[None]:
         if not holding:
             for vcpu in machine.vcpus:
                 vcpu.settle()
+        machine.hardware.carry_out_coalesced()
         for vcpu in machine.vcpus:
             vcpu.regs.flush()
             vcpu.sregs.flush()

@@ -91,6 +91,7 @@ class Reset:
             raise LifecycleError(f"the machine is {machine.phase.value}: it cannot be reset now")
         for vcpu, _ in self._vcpus:
             vcpu.settle()
+        machine.hardware.carry_out_coalesced()  # they were made before, and are not to come after
         self._copy_back()
         if self._chips:
             put_chips(machine.vm, snapshot.vm)
