@@ -18,8 +18,9 @@ from vmm.snapshot.file import VERSION, read_snapshot
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
-FLIPS = 400
-CUTS = 200
+LAB = os.environ.get("GLASSVM_LAB") == "1"
+FLIPS = 40 if LAB else 400
+CUTS = 20 if LAB else 200
 KILLS = 100
 SAVE = """
 import os, random, signal, sys, time, vmm
