@@ -40,7 +40,7 @@ lint: $(VENV)/.lint ## ruff, mypy --strict on the packages, the direction of imp
 	$(BIN)/lint-imports
 
 lab: $(VENV)/.base ## the KVM tests on an emulated AMD-V host (needs QEMU, no KVM)
-	$(BIN)/python -m vmm.lab --package seabios --package grub-common --package grub-pc-bin --package mtools \
+	$(BIN)/python -m vmm.lab --package seabios --package grub-common --package grub-pc-bin --package mtools --package gdb \
 		--silence 150 --retries 2 $(LAB_ARGS)
 
 bench: $(VENV)/.base ## measure beside a C monitor and QEMU; JSON is kept in bench-results/
