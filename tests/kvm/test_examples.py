@@ -25,6 +25,19 @@ SHOWS = {
         "HLT\n",
         "the guest halted after 7 exits\n",
     ],
+    "snapshots": [
+        "it has said 'Hello from'\n",
+        "one goes on to halt and says ' long mode\\n'\n",
+        "another goes on to halt and says ' long mode\\n'\n",
+        "a copy goes on to halt and says ' long mode\\n'\n",
+        "it was brought back 1,000 times, and has made 2,0",
+    ],
+    "fuzz_parser": [
+        "steps later the guest dies of b'",
+        "which comes down to b'=0/0;':\n",
+        '"div dl" divides by',
+        "triple fault\n",
+    ],
     "my_device": ["the guest halted after 5 exits\n", "= 24464 (mod 65536), status OVERFLOW\n"],
     "mend_device": [
         "device divider failed at port 0x10: ZeroDivisionError",
@@ -86,7 +99,7 @@ SHOWS = {
 
 
 # Those that have more to show than fifty lines hold.
-LINES = {"demo": 60, "sweep": 60}
+LINES = {"demo": 60, "sweep": 60, "fuzz_parser": 120}
 
 
 def run(name: str, *arguments: str) -> str:
