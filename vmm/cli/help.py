@@ -292,6 +292,8 @@ RESTORE_EPILOG = """\
 Functions and devices of your own are wired again from Python (vmm.restore). Devices that were given
 with --device are loaded from their files again.
 
+A snapshot names disks and files of devices, which are opened and run: restore what you trust.
+
 examples:
   vmm restore before.snap
   vmm restore before.snap --tui --disks shared
