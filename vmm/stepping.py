@@ -88,6 +88,9 @@ class Stepper:
             vcpu.exits += 1
             halt = Ending("halt", vcpu.index, exit_reason=c.KVM_EXIT_HLT)
             return Exit(c.KVM_EXIT_HLT, vcpu.index), halt
+        # Before: KVM steps from where RIP is when it is told to, and drops the step of a new RIP.
+        vcpu.regs.flush()
+        vcpu.sregs.flush()
         vcpu.debug.step(self.flags if flags is None else flags)
         try:
             ending = vcpu.execute(vcpu.exits + 1)

@@ -106,6 +106,13 @@ def test_a_halt_ends_it_and_a_run_goes_on(machine):
     assert (m.last_result.reason, m.last_result.value) == ("debug_exit", 1)
 
 
+def test_a_step_begins_where_rip_was_set(machine):
+    m = machine("90 90 f4 40 40 f4")  # nop; nop; hlt; inc ax; inc ax; hlt
+    m.regs.rip = 0x1003
+    assert m.step() is None
+    assert (m.regs.rip, m.regs.rax) == (0x1004, 1)
+
+
 def test_stepping_is_off_afterwards(machine):
     m = machine("90 90 e610 90 90 f4")
     m.step()
