@@ -67,6 +67,14 @@ class Devices(Mapping[str, "Device"]):
         """The devices, those that are late as their places."""
         return list(self._places.values())
 
+    def made(self) -> list[Device]:
+        """The devices that there are already: those that nobody has wanted yet are left out."""
+        return [
+            place.device if isinstance(place, LateDevice) else place
+            for place in self._places.values()
+            if not isinstance(place, LateDevice) or place.made
+        ]
+
     def __getitem__(self, name: str) -> Device:
         place = self._places[name]
         return place.device if isinstance(place, LateDevice) else place

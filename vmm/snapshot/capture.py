@@ -15,7 +15,6 @@ from vmm.bus import FunctionPort
 from vmm.device_states import save_state
 from vmm.errors import LifecycleError, SnapshotError
 from vmm.kvm import backend
-from vmm.late import LateDevice
 from vmm.lifecycle import Phase
 from vmm.snapshot.chips import take_chips
 from vmm.snapshot.cpu import msrs_to_save, take_vcpu
@@ -108,13 +107,7 @@ def take_state(machine: Machine, image: MemoryImage) -> Snapshot:
 def _devices(machine: Machine) -> dict[str, dict[str, Any]]:
     """The states of the devices that there are; those that nobody has wanted yet have none."""
     found, refused = {}, []
-    for place in machine.devices.places():
-        if isinstance(place, LateDevice):
-            if not place.made:
-                continue
-            device = place.device
-        else:
-            device = place
+    for device in machine.devices.made():
         if isinstance(device, FunctionPort):
             continue
         try:

@@ -19,7 +19,6 @@ from vmm.bus import FunctionPort
 from vmm.config import MachineConfig
 from vmm.device_states import rich_state
 from vmm.errors import LifecycleError, SnapshotError
-from vmm.late import LateDevice
 from vmm.layout import PAGE_SIZE
 from vmm.lifecycle import Phase
 from vmm.snapshot.chips import put_chips, put_clock
@@ -139,13 +138,7 @@ class Reset:
             lines = machine.hardware.lines
             lines.clear()
             lines.update(self.snapshot.vm.lines)
-            for place in machine.devices.places():
-                if isinstance(place, LateDevice):
-                    if not place.made:
-                        continue
-                    device = place.device
-                else:
-                    device = place
+            for device in machine.devices.made():
                 if isinstance(device, FunctionPort):
                     continue
                 known = self._devices.get(device.name)
