@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal, Self, TypeAlias
 
-    Level: TypeAlias = Literal["system", "vm", "vcpu", "device"]
+    Level: TypeAlias = Literal["system", "vm", "vcpu", "device", "vhost"]
     """Which kind of file descriptor takes the request."""
 
 __all__ = ["NAMES", "Ioctl"]
@@ -47,11 +47,16 @@ class Ioctl(int):
         direction: str,
         number: int,
         argument: type | None,
-        capability: str | None,
+        capability: str | None = None,
+        *,
+        type: int = KVMIO,
     ) -> Self:
-        """Encode a request; `direction` is "", "R", "W" or "WR" as in _IO, _IOR, _IOW, _IOWR."""
+        """Encode a request; `direction` is "", "R", "W" or "WR" as in _IO, _IOR, _IOW, _IOWR.
+
+        `type` is the byte that tells the requests of one interface of the kernel from another's.
+        """
         size = ctypes.sizeof(argument) if argument and direction else 0
-        made = cls(_DIRECTIONS[direction] << 30 | size << 16 | KVMIO << 8 | number)
+        made = cls(_DIRECTIONS[direction] << 30 | size << 16 | type << 8 | number)
         made.name, made.level, made.argument, made.capability = name, level, argument, capability
         made.as_ulong = ctypes.c_ulong(made)
         return made

@@ -1,4 +1,4 @@
-"""Every layout and number against the compiler's view of <linux/kvm.h>.
+"""Every layout and number against the compiler's view of <linux/kvm.h> and <linux/vhost.h>.
 
 A C module is compiled that holds each size, offset and number as the header has it.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from kvm_bindings import constants, ioctls, structs
+from kvm_bindings import constants, ioctls, structs, vhost
 
 # Structures that have no tag in the header: they are reached as members of others.
 UNTAGGED = {
@@ -86,7 +86,27 @@ def _members(root: str, kind: Any, path: str, base: int, guard: str) -> Iterator
             yield from _members(root, member, where, offset, inner_guard)
 
 
+VHOST = (
+    vhost.vhost_vring_state,
+    vhost.vhost_vring_file,
+    vhost.vhost_vring_addr,
+    vhost.vhost_memory_region,
+)
+
+
+def _vhost_facts() -> Iterator[Fact]:
+    for kind in VHOST:
+        name = kind.__name__
+        yield f"size {name}", f"sizeof(struct {name})", ctypes.sizeof(kind), ""
+        yield from _members(name, kind, "", 0, "")
+    at = vhost.vhost_memory.regions.offset
+    yield "offset vhost_memory.regions", "offsetof(struct vhost_memory, regions)", at, ""
+    for name, request in vhost.REQUESTS.items():
+        yield name, name, int(request), name
+
+
 def _facts() -> Iterator[Fact]:
+    yield from _vhost_facts()
     for name in structs.__all__:
         if name not in UNTAGGED:
             kind = getattr(structs, name)
@@ -119,7 +139,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Fact], Modu
     builder.cdef("struct fact { int known; long long value; }; extern struct fact facts[];")
     builder.set_source(
         "_kvm_header_facts",
-        "#include <stddef.h>\n#include <linux/kvm.h>\n"
+        "#include <stddef.h>\n#include <linux/kvm.h>\n#include <linux/vhost.h>\n"
         "struct fact { int known; long long value; };\n"
         "struct fact facts[] = {\n" + "\n".join(rows) + "\n};\n",
     )
