@@ -9,12 +9,38 @@ from __future__ import annotations
 from devices.records import Record
 from vmm.errors import ConfigError
 
-__all__ = ["FOUR_GIB", "HOLE_START", "PAGE_SIZE", "MemoryLayout", "RamRange", "parse_size"]
+__all__ = [
+    "ACPI_END",
+    "FOUR_GIB",
+    "GENERATION_GPA",
+    "HOLE_START",
+    "MP_TABLE_GPA",
+    "PAGE_SIZE",
+    "RSDP_GPA",
+    "SMBIOS_END",
+    "SMBIOS_GPA",
+    "MemoryLayout",
+    "RamRange",
+    "parse_size",
+]
 
 PAGE_SIZE = 4096
 HOLE_START = 0xC000_0000
 """RAM below 4 GiB ends here at the latest (3 GiB), as on QEMU's pc machine."""
 FOUR_GIB = 1 << 32
+
+# What firmware leaves for an operating system lies where that searches for it, in the part of the
+# first MiB that no memory map calls usable.
+RSDP_GPA = 0xE_0000
+"""The ACPI root pointer; the other ACPI tables follow it, up to `ACPI_END`."""
+ACPI_END = 0xE_F000
+GENERATION_GPA = 0xE_F000
+"""The generation ID: 16 bytes in a page of their own, random for each machine."""
+SMBIOS_GPA = 0xF_0000
+"""The SMBIOS entry point; the structures follow it, up to `SMBIOS_END`."""
+SMBIOS_END = 0xF_E000
+MP_TABLE_GPA = 0xF_E000
+"""The floating pointer of the MP tables, which follow it up to 1 MiB."""
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
