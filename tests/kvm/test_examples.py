@@ -136,6 +136,22 @@ def test_the_sweep_runs_unchanged_on_dask_and_leaves_nothing_behind(tmp_path, mo
     assert list((tmp_path / "TMPDIR").iterdir()) == []
 
 
+def test_the_configuration_runs_and_the_command_line_wins():
+    config = EXAMPLES / "vm.toml"
+    done = subprocess.run(
+        [sys.executable, "-m", "vmm", "run", "--config", str(config), "--cpus", "2"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.stdout == "processors: 0 1 all up\n", done.stderr
+    assert "com1" in done.stderr  # the table that the file asks for
+    assert "[vm.toml](vm.toml)" in (EXAMPLES / "README.md").read_text(encoding="utf-8")
+
+
 def test_every_example_is_tested_and_listed():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     assert names == set(SHOWS)

@@ -81,6 +81,12 @@ conditions:
   rip=0x7c00           rip=main                 exits=1000    (the 1000th that meets the rest)
   Joined by commas, all have to hold: port=0x3f8,write,value=0x0a
 
+configuration:
+  --config FILE reads options from a file, in TOML, by the same names: image = "kernel.elf",
+  memory = "64M", cpus = 2, strict = true, disk = ["a.img", "b.img:ro"]. What stands on the command
+  line wins; options that may be given more than once are added to those of the file. Names of files
+  are relative to the file's folder. --print-config prints such a file of all that was asked for.
+
 console:
   A terminal is put into raw mode, so that the guest gets every key, and restored at the end.
   Should vmm be killed by SIGKILL, 'reset' mends the terminal. Where standard input or output is a
@@ -115,6 +121,7 @@ examples:
   vmm run --tui disk.img                       with the screen; 'vmm top' shows it elsewhere
   vmm run kernel.elf --trace run.vtrace        with every exit in a file, for 'vmm trace'
   vmm run code.bin --format flat16 --device my_dev.py:MyDevice@pio:0x10
+  vmm run kernel.elf --cpus 2 --print-config   as TOML, for --config vm.toml
   vmm run kernel.elf --shell                   step by step, from a Python prompt
   vmm run kernel.elf --record run.vtrace       with all that devices got, for 'vmm replay'
   vmm run kernel --symbols System.map --timeout 10 --explain-json why.json

@@ -65,6 +65,13 @@ def _run(arguments: Sequence[str]) -> int:
     options = read_plainly(arguments) or _parsed(arguments)
     if isinstance(options, int):
         return options
+    if options.command == "run" and (options.config is not None or options.print_config):
+        from vmm.cli.config_file import configured, to_toml
+
+        options = configured(arguments, options)
+        if options.print_config:
+            print(to_toml(options), end="")
+            return int(ExitStatus.OK)
     module = import_module(f"vmm.cli.{_HOMES.get(options.command, options.command)}")
     status: int = getattr(module, options.command)(options)
     return status

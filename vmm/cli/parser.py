@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vmm.cli import help as texts
 from vmm.cli.options import Options
@@ -61,8 +61,9 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see '{self.prog} --help'")
 
 
-def parse(arguments: Sequence[str]) -> Options:
-    """Read the command line.
+def parse(arguments: Sequence[str], *, defaults: Mapping[str, object] | None = None) -> Options:
+    """Read the command line. `defaults` are values of `run`'s options where it has none, or, for
+    those that may be given more than once, before those that it has.
 
     Raises:
         ConfigError: it is wrong; the message says what would be right.
@@ -70,12 +71,15 @@ def parse(arguments: Sequence[str]) -> Options:
     arguments = _join_values(arguments)
     words = (argument for argument in arguments if not argument.startswith("-"))
     first, second = next(words, None), next(words, None)
-    parser = build_parser(first)
+    configured = first == "run" and _names(arguments, "--config")
+    parser = build_parser(first, image=not configured, defaults=defaults)
     if first is not None and first not in COMMANDS:
         raise ConfigError(_no_command(first))
     if first == "trace" and second is not None and second not in TRACE_COMMANDS:
         raise ConfigError(_no_trace_command(second))
     options, rest = parser.parse_known_args(arguments, Options())
+    if configured and rest and not rest[0].startswith("-"):
+        options.image = rest.pop(0)
     if rest:
         raise ConfigError(_left_over(rest, parser, options))
     if options.command is None:
@@ -85,10 +89,18 @@ def parse(arguments: Sequence[str]) -> Options:
     return options
 
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+def build_parser(
+    command: str | None = None,
+    *,
+    image: bool = True,
+    defaults: Mapping[str, object] | None = None,
+) -> argparse.ArgumentParser:
     """Build the parser of the whole command; where that is `run`, of this alone: a guest that says
     hello and ends is there as long as the options of the others take. The commands of `vmm trace`
-    are there where it is that."""
+    are there where it is that.
+
+    Without `image`, `run` does not insist on one. `defaults` are as for `parse`.
+    """
     parser = _parser("vmm", "vmm COMMAND [options]", texts.DESCRIPTION, texts.EPILOG)
     parser.add_argument(
         "--version",
@@ -101,7 +113,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", prog="vmm", parser_class=_Parser
     )
-    _add_run(commands)
+    _add_run(commands, image, defaults or {})
     if command != "run":
         _add_others(commands, command)
     return parser
@@ -122,10 +134,17 @@ def _add_others(commands: argparse._SubParsersAction[_Parser], command: str | No
     payloads.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_run(
+    commands: argparse._SubParsersAction[_Parser], image: bool, defaults: Mapping[str, object]
+) -> None:
     run = _add(commands, "run", "IMAGE", "boot an image", texts.RUN_DESCRIPTION, texts.RUN_EPILOG)
-    run.add_argument("image", metavar="IMAGE", help="the file to boot, or payload:NAME")
+    if image:
+        run.add_argument("image", metavar="IMAGE", help="the file to boot, or payload:NAME")
+    else:
+        # One that may be left out is not found behind options: it is what nothing takes.
+        run.set_defaults(image=None)
     _add_options(run, RUN_OPTIONS)
+    run.set_defaults(**defaults)
 
 
 def _add_restore(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -307,6 +326,11 @@ def _looks(usage: str, description: str, epilog: str) -> dict[str, Any]:
         "formatter_class": _HelpFormatter,
         "allow_abbrev": False,
     }
+
+
+def _names(arguments: Sequence[str], flag: str) -> bool:
+    """Whether an option is among arguments whose values are joined."""
+    return any(argument.partition("=")[0] == flag for argument in arguments)
 
 
 def _join_values(arguments: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from devices.records import Record
 from vmm.cli.options import Options
-from vmm.cli.values import address, count, one_of, seconds
+from vmm.cli.values import address, count, one_of, seconds, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,16 +55,22 @@ class RunOption(Record):
             return []
         return self.default if self.takes else False
 
-    def reader(self) -> Callable[[str], object]:
-        """What reads its value, or refuses it with a ConfigError."""
+    @property
+    def names_file(self) -> bool:
+        """Whether a value begins with the name of a file or a folder."""
+        return self.takes.lstrip("'").startswith(("FILE", "DIR"))
+
+    def reader(self, called: str = "") -> Callable[[str], object]:
+        """What reads its value, or refuses it with a ConfigError; there the option is `called`
+        so, where that is not its flag."""
         if self.choices:
-            return one_of(self.flag, self.choices)
-        return str if self.read is None else self.read(self.flag)
+            return one_of(called or self.flag, self.choices)
+        return str if self.read is None else self.read(called or self.flag)
 
 
 RUN_OPTIONS = (
     # machine
-    RunOption("--memory", "machine", "RAM: 2M, 64M, 4G (default: 64M)", takes="SIZE"),
+    RunOption("--memory", "machine", "RAM: 2M, 64M, 4G (default: 64M)", takes="SIZE", read=size),
     RunOption("--cpus", "machine", "virtual processors (default: 1)", takes="N", read=count),
     RunOption("--cpu", "machine", "hide CPU features: -cx16,-xsave", takes="FEATURES", default=""),
     RunOption(
@@ -191,6 +197,13 @@ RUN_OPTIONS = (
         "write the explanation of a death or a timeout as JSON, null if there is none",
         takes="FILE",
     ),
+    RunOption(
+        "--config",
+        "run",
+        "a file with options, in TOML (see below); those given here win",
+        takes="FILE",
+    ),
+    RunOption("--print-config", "run", "print such a file of what would be run, and run nothing"),
 )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from vmm.errors import ConfigError
 
-__all__ = ["address", "addresses", "close_to", "count", "duration_ns", "one_of", "seconds"]
+__all__ = ["address", "addresses", "close_to", "count", "duration_ns", "one_of", "seconds", "size"]
 
 _UNITS_NS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 
@@ -86,6 +86,18 @@ def duration_ns(option: str) -> Callable[[str], int]:
         if factor is None or not 0 <= value <= _LONGEST_S:
             raise ConfigError(f"{option} {text}: give a time with its unit: 10us, 1.5ms, 2s")
         return round(value * factor)
+
+    return read
+
+
+def size(option: str) -> Callable[[str], str]:
+    """Check a size in bytes, 64M, and leave it as it is written."""
+
+    def read(text: str) -> str:
+        from vmm.layout import parse_size
+
+        parse_size(text, what=option.removeprefix("--"))
+        return text
 
     return read
 

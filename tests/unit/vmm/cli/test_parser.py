@@ -57,6 +57,7 @@ def test_every_option_of_run_is_read():
             ),
             *("--stop-at", "exits=2", "--trace-only", "write", "kernel"),
             *("--gdb", "unix:g", "--gdb-nowait"),
+            *("--config", "c", "--print-config"),
         ]
     )
     assert vars(options) == {
@@ -70,7 +71,7 @@ def test_every_option_of_run_is_read():
         "trace": "t.vtrace",
         "debug": True, "symbols": "map", "explain_json": "x", "name": "n", "rip": True,
         "tracer": ["a.py:A,b=1"], "stop_at": ["exits=2"], "trace_only": "write",
-            "gdb": "unix:g", "gdb_nowait": True,
+            "gdb": "unix:g", "gdb_nowait": True, "config": "c", "print_config": True,
     }  # fmt: skip
 
 
