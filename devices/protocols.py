@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol, runtime_checkable
 
-__all__ = ["Device", "GuestMemory", "Pausable", "Snapshottable", "State"]
+__all__ = ["Device", "DmaMemory", "GuestMemory", "Pausable", "Snapshottable", "State"]
 
 
 @runtime_checkable
@@ -100,5 +100,21 @@ class GuestMemory(Protocol):
 
         Raises:
             GuestAddressError: some of it is not memory; nothing was written.
+        """
+        ...
+
+
+class DmaMemory(GuestMemory, Protocol):
+    """The guest's memory as a device sees it that moves much data: nothing is copied."""
+
+    def dma(self, gpa: int, size: int, *, write: bool) -> memoryview:
+        """Return `size` bytes at `gpa` as they are in memory, shared with the guest.
+
+        The view is read unless `write` says that it may be written, and is not kept for long: it
+        must be gone before the machine is.
+
+        Raises:
+            GuestAddressError: some of it is not memory, not in one piece, or is to be written and
+                cannot be by a guest.
         """
         ...

@@ -242,7 +242,8 @@ class RegisterDevice:
     `w1c`; a method takes the write as it comes and may use `Register.merge` itself.
     """
 
-    registers: ClassVar[RegisterTable]
+    registers: RegisterTable
+    """The class's, or an instance's own where they depend on how it is made."""
     unanswered: ClassVar[int] = 0xFF
     """What a byte reads as where no register answers: ones on a bus, 0 in PCI configuration
     space."""

@@ -171,6 +171,28 @@ class GuestMemory:
         start = gpa - region.gpa
         return region.view[start : start + size]
 
+    def dma(self, gpa: int, size: int, *, write: bool) -> memoryview:
+        """Return `size` bytes at `gpa` as they are in memory, for a device's transfers.
+
+        As `view`, but for the directions: what is to be written must be memory that the guest can
+        write to, and only that is noted as written.
+
+        Raises:
+            GuestMemoryError: the range is not in memory, not in one piece, or read-only.
+        """
+        for region in self._regions:
+            start = gpa - region.gpa
+            if 0 <= start <= region.size - size and size >= 0:
+                break
+        else:
+            raise GuestMemoryError(self._outside(gpa, size))
+        if write:
+            if region.readonly:
+                raise GuestMemoryError(f"{size} bytes at {gpa:#x} are read-only ({region.what})")
+            if self.written is not None:
+                self._note(gpa, size)
+        return region.view[start : start + size]
+
     def read(self, gpa: int, size: int) -> bytes:
         """Return a copy of `size` bytes at `gpa`.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from devices.virtio.rng import Rng
 from devices.wiring import GuestAddressError
 
 NOW_NS = 1_790_000_000_000_000_000
@@ -56,6 +57,10 @@ class Surroundings:
         self._check(gpa, len(data))
         self.memory[gpa : gpa + len(data)] = data
 
+    def dma(self, gpa: int, size: int, *, write: bool) -> memoryview:
+        self._check(gpa, size)
+        return memoryview(self.memory)[gpa : gpa + size]
+
     def _check(self, gpa: int, size: int) -> None:
         if gpa < 0 or gpa + size > len(self.memory):
             raise GuestAddressError(f"{gpa:#x}")
@@ -78,7 +83,7 @@ class Model:
     """Attributes that are statistics and no part of the guest's machine."""
 
     def cls(self) -> type:
-        module, name = self.path.split(".")
+        module, _, name = self.path.rpartition(".")
         found = getattr(importlib.import_module(f"devices.{module}"), name)
         assert isinstance(found, type)
         return found
@@ -101,6 +106,21 @@ class Model:
             device.write(offset, size, value)
         return device, surroundings
 
+
+VIRTIO_STEPS = (
+    (0x070, 4, 0x3),
+    (0x024, 4, 0x1),
+    (0x020, 4, 0x1),  # VERSION_1
+    (0x070, 4, 0xB),
+    (0x038, 4, 0x4),
+    (0x080, 4, 0x400),
+    (0x090, 4, 0x500),
+    (0x0A0, 4, 0x600),
+    (0x044, 4, 0x1),
+    (0x070, 4, 0xF),
+    (0x0AC, 4, 0x3),
+)
+"""A driver brings a device with one queue up, in the memory of the surroundings."""
 
 CATALOGUE = (
     Model("debugcon.DebugCon", 1, lambda s: {"out": s.event("out")}),
@@ -166,6 +186,15 @@ CATALOGUE = (
         writes=((0, 1, 0x0F), (1, 1, 0x05), (0, 1, 0x04), (1, 1, 0x12), (0, 1, 0x8B), (1, 1, 0x12)),
         survives_reset=frozenset({"status_a", "control", "cells", "offset_ns", "seen_ns"}),
     ),
+    Model(
+        "virtio.mmio.VirtioMmio",
+        0x100,
+        lambda s: {"device": Rng(source=bytes), "memory": s, "interrupt": s.event("interrupt")},
+        writes=VIRTIO_STEPS,
+        not_saved=frozenset(
+            {".transport.fault", ".transport.interrupts", ".transport.notifications"}
+        ),
+    ),
     Model("port61.Port61", 1, lambda s: {"clock": s.clock}, writes=((0, 1, 0x03),)),
     Model(
         "port92.Port92",
@@ -202,7 +231,7 @@ NOT_ON_A_BUS = {
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "model" in metafunc.fixturenames:
-        metafunc.parametrize("model", CATALOGUE, ids=lambda m: m.path.split(".")[1])
+        metafunc.parametrize("model", CATALOGUE, ids=lambda m: m.path.rpartition(".")[2])
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ CONTRACTS = {Device, RegisterDevice}
 def device_classes() -> set[str]:
     """The classes that answer reads and writes, as "module.Class"."""
     found = set()
-    for info in pkgutil.iter_modules(devices.__path__):
-        module = importlib.import_module(f"devices.{info.name}")
+    for info in pkgutil.walk_packages(devices.__path__, "devices."):
+        module = importlib.import_module(info.name)
         for name, cls in inspect.getmembers(module, inspect.isclass):
             answers = all(callable(getattr(cls, method, None)) for method in DEVICE_METHODS)
             if cls.__module__ == module.__name__ and answers and cls not in CONTRACTS:
-                found.add(f"{info.name}.{name}")
+                found.add(f"{info.name.removeprefix('devices.')}.{name}")
     return found
 
 

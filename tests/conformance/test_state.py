@@ -33,9 +33,10 @@ def steps(model):
     return st.lists(st.one_of(kinds), max_size=40)
 
 
-def inside(thing, path=""):
+def inside(thing, path="", around=()):
     """The plain values that a device holds, its parts included, by their path."""
     values = {}
+    around = (*around, thing)
     for name, value in vars(thing).items():
         where = f"{path}.{name}"
         if isinstance(value, dict):
@@ -44,8 +45,10 @@ def inside(thing, path=""):
             values[where] = value
         elif isinstance(value, (deque, bytearray)):
             values[where] = tuple(value)
+        elif any(value is one for one in around):
+            pass  # a part that knows what it is a part of
         elif type(value).__module__.startswith("devices.") and hasattr(value, "__dict__"):
-            values |= inside(value, where)
+            values |= inside(value, where, around)
     return values
 
 
