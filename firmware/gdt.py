@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 __all__ = [
+    "BOOT_CODE",
+    "BOOT_DATA",
     "GDT_SIZE",
     "KERNEL_CODE32",
     "KERNEL_CODE64",
@@ -26,6 +28,7 @@ __all__ = [
     "USER_CODE64",
     "USER_DATA",
     "Segment",
+    "boot_segments",
     "descriptor",
     "flat_gdt",
     "real_mode_segment",
@@ -40,6 +43,10 @@ USER_DATA = 0x28 | 3
 USER_CODE64 = 0x30 | 3
 TSS = 0x38
 """Selector of the task-state segment; its descriptor takes two slots in long mode."""
+
+BOOT_CODE = 0x10
+BOOT_DATA = 0x18
+"""Where Linux's boot protocol has its segments (`boot_segments`): __BOOT_CS and __BOOT_DS."""
 
 GDT_SIZE = 0x48
 """Bytes of the table that `flat_gdt` returns."""
@@ -149,6 +156,16 @@ SEGMENTS: Mapping[int, Segment] = MappingProxyType(
 )
 """The flat segments (base 0, 4 GiB) by selector; the selector's low two bits are the DPL."""
 
+
+def boot_segments(*, long: bool) -> Mapping[int, Segment]:
+    """The flat segments of a start by Linux's boot protocol; code is 64-bit or 32-bit.
+
+    Spec: Linux, The Linux/x86 Boot Protocol (32-bit Boot Protocol; 64-bit Boot Protocol).
+    """
+    code = _flat(BOOT_CODE, _CODE, db=0 if long else 1, long=1 if long else 0)
+    return {BOOT_CODE: code, BOOT_DATA: _flat(BOOT_DATA, _DATA, db=1)}
+
+
 NO_LDT = Segment(0, 0, 0, _LDT, present=0, s=0, unusable=1)
 """LDTR with no local descriptor table."""
 
@@ -176,8 +193,8 @@ def real_mode_segment(selector: int, *, code: bool = False) -> Segment:
     return Segment(selector << 4, 0xFFFF, selector, _CODE if code else _DATA)
 
 
-def flat_gdt(tss: Segment | None = None) -> bytes:
-    """Return the table of `SEGMENTS`, `GDT_SIZE` bytes, with the null descriptor in front.
+def flat_gdt(tss: Segment | None = None, segments: Mapping[int, Segment] = SEGMENTS) -> bytes:
+    """Return the table of `segments`, `GDT_SIZE` bytes, with the null descriptor in front.
 
     The slot `TSS` describes `tss` (see `tss_segment`), or is not present without one.
 
@@ -188,7 +205,7 @@ def flat_gdt(tss: Segment | None = None) -> bytes:
     def put(offset: int, entry: int) -> None:
         table[offset : offset + 8] = entry.to_bytes(8, "little")
 
-    for selector, segment in SEGMENTS.items():
+    for selector, segment in segments.items():
         put(selector & ~7, segment.descriptor)
     if tss is not None:
         put(TSS, tss.descriptor)

@@ -17,8 +17,9 @@ Spec: AMD64 APM vol. 2, Initializing Long Mode; 64-Bit Task State Segment.
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Mapping
 
-from firmware.gdt import GDT_SIZE, TSS_SIZE, flat_gdt, tss_segment
+from firmware.gdt import GDT_SIZE, SEGMENTS, TSS_SIZE, Segment, flat_gdt, tss_segment
 from firmware.page_tables import TABLES_SIZE, identity_map
 
 __all__ = ["START_TABLES_SIZE", "StartTables", "start_tables"]
@@ -43,8 +44,11 @@ class StartTables(namedtuple("StartTables", "gpa data cr3 gdt_base gdt_limit tr"
     __slots__ = ()
 
 
-def start_tables(gpa: int, *, user: bool = False) -> StartTables:
-    """Build the block for guest-physical address `gpa`; `user` lets CPL 3 use every page.
+def start_tables(
+    gpa: int, *, user: bool = False, segments: Mapping[int, Segment] = SEGMENTS
+) -> StartTables:
+    """Build the block for guest-physical address `gpa`; `user` lets CPL 3 use every page, and the
+    GDT describes `segments`.
 
     Raises:
         ValueError: `gpa` is not a multiple of 4 KiB, or the block would pass 4 GiB.
@@ -56,7 +60,7 @@ def start_tables(gpa: int, *, user: bool = False) -> StartTables:
     block = b"".join(
         (
             identity_map(gpa, user=user).ljust(_GDT_OFFSET, b"\0"),
-            flat_gdt(tr).ljust(_TSS_OFFSET - _GDT_OFFSET, b"\0"),
+            flat_gdt(tr, segments).ljust(_TSS_OFFSET - _GDT_OFFSET, b"\0"),
             tss,
         )
     )

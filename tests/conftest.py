@@ -3,15 +3,22 @@ rules of a format that is written for other programs."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import platform
+import shutil
+import sysconfig
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+C_HEADERS = (Path("/usr/include"), Path("/usr/include/x86_64-linux-gnu"))
 
 # Counts decide, never times.
 settings.register_profile("glassvm", deadline=None)
@@ -79,3 +86,54 @@ def chrome_events() -> Callable[[Path], dict[str, list[dict[str, Any]]]]:
         return found
 
     return read
+
+
+@pytest.fixture(scope="session")
+def c_values(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[Sequence[str], Sequence[tuple[str, str]]], list[int | None]]:
+    """What the C compiler makes of expressions over headers, each with a macro that must be
+    defined ("" for none); None where it is not. Skips where nothing can be compiled."""
+    cffi = pytest.importorskip("cffi", reason="cffi is not installed")
+    pytest.importorskip("setuptools", reason="setuptools is not installed, cffi compiles with it")
+    if platform.machine() != "x86_64":
+        pytest.skip("the layouts are those of x86-64")
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no C compiler ({compiler})")
+
+    def evaluate(
+        headers: Sequence[str], expressions: Sequence[tuple[str, str]]
+    ) -> list[int | None]:
+        for header in headers:
+            if not any((folder / header).exists() for folder in C_HEADERS):
+                pytest.skip(f"no <{header}> (Debian: linux-libc-dev)")
+        rows = []
+        for expression, guard in expressions:
+            row = f"{{1, (long long)({expression})}},"
+            rows.append(f"#ifdef {guard}\n{row}\n#else\n{{0, 0}},\n#endif" if guard else row)
+        builder = cffi.FFI()
+        builder.cdef("struct fact { int known; long long value; }; extern struct fact facts[];")
+        folder = tmp_path_factory.mktemp("header")
+        name = f"_facts_{folder.name}"
+        builder.set_source(
+            name,
+            "#include <stddef.h>\n"
+            + "".join(f"#include <{header}>\n" for header in headers)
+            + "struct fact { int known; long long value; };\n"
+            + "struct fact facts[] = {\n"
+            + "\n".join(rows)
+            + "\n};\n",
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # setuptools' own
+            path = builder.compile(tmpdir=str(folder))
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        facts = [module.lib.facts[number] for number in range(len(rows))]
+        return [fact.value if fact.known else None for fact in facts]
+
+    return evaluate

@@ -14,7 +14,7 @@ from vmm.layout import MemoryLayout, parse_size
 from vmm.loader import load
 from vmm.loader.detect import detect
 from vmm.loader.files import read_file, read_module
-from vmm.loader.plan import BootOptions, BootPlan
+from vmm.loader.plan import BootOptions, BootPlan, Module
 from vmm.machine import Machine
 
 TYPE_CHECKING = False
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["boot"]
 
 _DEFAULT_MEMORY = 64 << 20
+_DEFAULT_LINUX_MEMORY = 256 << 20
+_LINUX = ("linux", "linux32", "vmlinux", "pvh")
+_RNG_SEED_BYTES = 32
 _FLOPPY_SIZES = frozenset(k << 10 for k in (160, 180, 320, 360, 720, 1200, 1440, 2880))
 
 
@@ -54,6 +57,7 @@ def boot(
     cpu: str = "",
     irqchip: bool | None = None,
     append: str = "",
+    initrd: str | Path | None = None,
     modules: Sequence[str] = (),
     load_addr: int | None = None,
     entry: int | None = None,
@@ -77,11 +81,12 @@ def boot(
     Args:
         image: a file, "payload:NAME" for a built-in guest, or the bytes themselves.
         format: what it is; "auto" finds out.
-        memory: RAM; 64 MiB unless given.
+        memory: RAM; 64 MiB unless given, 256 MiB for a Linux kernel.
         cpus: vCPUs.
         cpu: features to hide: "-cx16,-xsave".
         irqchip: interrupt controllers in KVM; None: yes, except for flat images.
-        append: the kernel's command line.
+        append: the kernel's command line; where it is empty, Linux gets "console=ttyS0".
+        initrd: the file of Linux's initial file system.
         modules: Multiboot modules, each "FILE" or "FILE ARGUMENTS".
         load_addr, entry, cpl: for flat images: where to put it, where to enter, at what level.
         boot_drive: the number of a boot sector's drive; None: by the image's size.
@@ -111,13 +116,17 @@ def boot(
             "give --record alone"
         )
     found = _open_image(image if isinstance(image, bytes) else str(image), format, cpus)
-    size = parse_size(_DEFAULT_MEMORY if memory is None else memory, what="memory")
+    if memory is None:
+        memory = _DEFAULT_LINUX_MEMORY if found.format in _LINUX else _DEFAULT_MEMORY
+    size = parse_size(memory, what="memory")
     layout = MemoryLayout.for_size(size)
     options = BootOptions(
         layout=layout,
         name=found.name,
         append=append,
         modules=tuple(read_module(text) for text in modules),
+        initrd=None if initrd is None else _read_initrd(initrd),
+        rng_seed=os.urandom(_RNG_SEED_BYTES) if found.format in _LINUX else b"",
         load_addr=found.load_addr if load_addr is None else load_addr,
         entry=entry,
         cpl=found.cpl if cpl is None else cpl,
@@ -146,6 +155,7 @@ def boot(
         machine.settings |= {
             "image": "" if isinstance(image, bytes) else str(image),
             "append": append,
+            "initrd": None if initrd is None else str(initrd),
             "modules": list(modules),
             "load_addr": options.load_addr,
             "entry": entry,
@@ -235,6 +245,10 @@ def _open_image(image: str | bytes, format: str, cpus: int | None) -> _Image:
         irqchip=found.irqchip,
         testdev="testdev-mmio" in found.devices,
     )
+
+
+def _read_initrd(path: str | Path) -> Module:
+    return Module(os.path.basename(path), read_file(path))
 
 
 def _boot_drive(found: _Image) -> int:

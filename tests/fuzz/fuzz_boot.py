@@ -29,7 +29,7 @@ from vmm.layout import MemoryLayout
 from vmm.loader.plan import BootOptions, BootPlan, Module
 
 _FORMATS = ["auto", *FORMATS]
-_MEMORY_PAGES = (1, 8, 9, 160, 256, 257, 512, 1024)
+_MEMORY_PAGES = (1, 8, 9, 160, 256, 257, 512, 8192)
 _ADDRESSES = (None, None, None, 0, 0x7C00, 0x10000, 0x100000, 0x200000)
 _OPTION_BYTES = 4
 
@@ -46,6 +46,8 @@ def options_of(data: bytes) -> tuple[BootOptions, str]:
         load_addr=_ADDRESSES[places & 7],
         entry=_ADDRESSES[places >> 3 & 7],
         cpl=3 if more & 8 else 0,
+        initrd=Module("i", b"i" * 5000) if more & 16 else None,
+        rng_seed=b"s" * 32,
     )
     return options, _FORMATS[chosen % len(_FORMATS)]
 
@@ -100,6 +102,31 @@ def _multiboot2(*tags: bytes) -> bytes:
     return struct.pack("<IIII", 0xE85250D6, 0, length, -(0xE85250D6 + length) % (1 << 32)) + body
 
 
+def _linux() -> bytes:
+    """A bzImage of one setup sector and a KiB of code."""
+    image = bytearray(1024) + b"\xf4" * 1024
+    image[0x1F1] = 1
+    struct.pack_into("<I", image, 0x1F4, 1024 // 16)
+    image[0x1FE:0x208] = b"\x55\xaa\xeb\x6aHdrS\x0f\x02"
+    image[0x211] = 1
+    struct.pack_into("<IIBBHI", image, 0x22C, 0x7FFF_FFFF, 0x1000, 1, 0, 1, 2047)
+    struct.pack_into("<QIII", image, 0x258, 0x10_0000, 0x8000, 0, 0x100)
+    struct.pack_into("<4sIII", image, 1024 + 0x100, b"LToP", 16, 16, 9)
+    return bytes(image)
+
+
+def _noted() -> bytes:
+    """A small ELF with a segment at 1 MiB, and notes: of Xen (PVH) and of Linux."""
+    notes = struct.pack("<III4sI", 4, 4, 18, b"Xen\0", 0x100000)
+    notes += struct.pack("<III8sI", 6, 4, 0x101, b"Linux\0", 0)
+    end = 64 + 2 * 56
+    fields = (2, 62, 1, 0x100000, 64, 0, 0, 64, 56, 2, 64, 0, 0)
+    made = b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", *fields)
+    made += struct.pack("<IIQQQQQQ", 1, 7, end, 0x100000, 0x100000, 8, 64, 4096)
+    made += struct.pack("<IIQQQQQQ", 4, 4, end + 8, 0, 0, len(notes), len(notes), 4)
+    return made + b"\xf4\xeb\xfd" + bytes(5) + notes
+
+
 def seeds() -> list[bytes]:
     """One small image of every format."""
     one = struct.pack("<III", 0x1BADB002, 0x10000, -(0x1BADB002 + 0x10000) % (1 << 32))
@@ -116,6 +143,10 @@ def seeds() -> list[bytes]:
         "elf64": _elf(64),
         "multiboot": one + struct.pack("<5I", 0x20000, 0x20000, 0, 0x21000, 0x20000),
         "multiboot2": two,
+        "linux": _linux(),
+        "linux32": _linux(),
+        "vmlinux": _noted(),
+        "pvh": _noted(),
         "firmware": bytes(4080) + b"\xea".ljust(16, b"\0"),
     }
     return [

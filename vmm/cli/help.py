@@ -64,6 +64,10 @@ formats:
   flat64       a raw binary in long mode, at 0x100000, the first 4 GiB mapped one to one
   elf32 elf64  an ELF kernel, entered in protected or long mode
   multiboot    a Multiboot 1 kernel, with --append and --module; multiboot2 likewise
+  linux        a Linux kernel as it is installed (bzImage), with --append and --initrd; linux32
+               enters it in 32-bit mode, which is otherwise done only where it has no other entry
+  vmlinux      a Linux kernel that is not packed (ELF), by the entry that its unpacker uses
+  pvh          an ELF kernel with a PVH note, Linux or not, with --append and --initrd
   firmware     a ROM below 4 GiB, from the reset vector
 
 devices of your own:
@@ -116,6 +120,7 @@ examples:
   vmm run code.bin --format flat64 --cpl 3     raw 64-bit code, started in ring 3
   vmm run kernel.elf --cpus 2 --memory 256M    an ELF or Multiboot kernel on two processors
   vmm run kernel --module "initrd.img quiet"   with a Multiboot module and its arguments
+  vmm run /boot/vmlinuz-6.1.0-50-amd64 --initrd initrd.img --append "console=ttyS0 quiet"
   vmm run /usr/share/seabios/bios.bin          firmware
   vmm run test.bin --format flat64 --timeout 5 --stats
   vmm run --tui disk.img                       with the screen; 'vmm top' shows it elsewhere

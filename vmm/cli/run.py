@@ -106,6 +106,7 @@ def _boot(options: Options, outlet: Outlet) -> Machine:
         cpu=options.cpu,
         irqchip={"on": True, "off": False, "auto": None}[options.irqchip],
         append=options.append,
+        initrd=options.initrd,
         modules=options.module,
         load_addr=options.load_addr,
         entry=options.entry,

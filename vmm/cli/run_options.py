@@ -20,7 +20,7 @@ __all__ = ["FORMATS", "RUN_OPTIONS", "TAKES_ANYTHING", "RunOption", "read_plainl
 
 FORMATS = (
     *("auto", "bootsector", "flat16", "flat32", "flat64", "elf32", "elf64"),
-    *("multiboot", "multiboot2", "firmware"),
+    *("multiboot", "multiboot2", "linux", "linux32", "vmlinux", "pvh", "firmware"),
 )
 
 TAKES_ANYTHING = ("--cpu", "--append")
@@ -70,7 +70,13 @@ class RunOption(Record):
 
 RUN_OPTIONS = (
     # machine
-    RunOption("--memory", "machine", "RAM: 2M, 64M, 4G (default: 64M)", takes="SIZE", read=size),
+    RunOption(
+        "--memory",
+        "machine",
+        "RAM: 2M, 64M, 4G (default: 64M; Linux: 256M)",
+        takes="SIZE",
+        read=size,
+    ),
     RunOption("--cpus", "machine", "virtual processors (default: 1)", takes="N", read=count),
     RunOption("--cpu", "machine", "hide CPU features: -cx16,-xsave", takes="FEATURES", default=""),
     RunOption(
@@ -108,7 +114,14 @@ RUN_OPTIONS = (
         choices=FORMATS,
         default="auto",
     ),
-    RunOption("--append", "image", "the kernel's command line", takes="TEXT", default=""),
+    RunOption(
+        "--append",
+        "image",
+        "the kernel's command line (default for Linux: console=ttyS0)",
+        takes="TEXT",
+        default="",
+    ),
+    RunOption("--initrd", "image", "Linux's initial file system", takes="FILE"),
     RunOption(
         "--module",
         "image",

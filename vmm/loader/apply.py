@@ -8,6 +8,8 @@ second time.
 from __future__ import annotations
 
 from firmware.gdt import (
+    BOOT_CODE,
+    BOOT_DATA,
     KERNEL_CODE32,
     KERNEL_CODE64,
     KERNEL_DATA,
@@ -17,7 +19,9 @@ from firmware.gdt import (
     USER_CODE64,
     USER_DATA,
     Segment,
+    boot_segments,
     real_mode_segment,
+    tss_segment,
 )
 from firmware.start_tables import START_TABLES_SIZE, start_tables
 from vmm.errors import BootError, GuestMemoryError
@@ -122,7 +126,8 @@ def _real(start: Start, regs: Any, sregs: Any) -> None:
 def _flat(start: Start, memory: GuestMemory, regs: Any, sregs: Any) -> None:
     """Protected or long mode with flat segments; at CPL 3 ports are open (IOPL 3).
 
-    Spec: AMD64 APM vol. 2, Initializing Long Mode.
+    Spec: AMD64 APM vol. 2, Initializing Long Mode; Linux, The Linux/x86 Boot Protocol (32-bit Boot
+    Protocol; 64-bit Boot Protocol); Xen, x86/HVM direct boot ABI.
     """
     if start.cpl not in (0, 3):
         raise BootError(f"cpl {start.cpl}: a guest starts at privilege level 0 or 3")
@@ -135,21 +140,25 @@ def _flat(start: Start, memory: GuestMemory, regs: Any, sregs: Any) -> None:
             f"{START_TABLES_SIZE >> 10}K for its tables"
         )
     user = start.cpl == 3
-    tables = start_tables(gpa, user=user)
-    memory.write(gpa, tables.data)
     long = start.mode == "long"
-    code = (USER_CODE64 if user else KERNEL_CODE64) if long else None
-    if code is None:
-        code = USER_CODE32 if user else KERNEL_CODE32
-    _load(sregs.cs, SEGMENTS[code])
-    data = SEGMENTS[USER_DATA if user else KERNEL_DATA]
+    if start.protocol == "linux":
+        segments, code, data = boot_segments(long=long), BOOT_CODE, BOOT_DATA
+    else:
+        segments, data = SEGMENTS, USER_DATA if user else KERNEL_DATA
+        if long:
+            code = USER_CODE64 if user else KERNEL_CODE64
+        else:
+            code = USER_CODE32 if user else KERNEL_CODE32
+    tables = start_tables(gpa, user=user, segments=segments)
+    memory.write(gpa, tables.data)
+    _load(sregs.cs, segments[code])
     for register in (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss):
-        _load(register, data)
-    _load(sregs.tr, tables.tr)
+        _load(register, segments[data])
+    _load(sregs.tr, tss_segment(0) if start.protocol == "pvh" else tables.tr)
     _load(sregs.ldt, NO_LDT)
     sregs.gdt.base, sregs.gdt.limit = tables.gdt_base, tables.gdt_limit
     sregs.idt.base, sregs.idt.limit = 0, 0
-    sregs.cr0 = _CR0_PE | _CR0_ET | _CR0_NE
+    sregs.cr0 = _CR0_PE | _CR0_ET | (0 if start.protocol == "pvh" else _CR0_NE)
     if long:
         sregs.cr0 |= _CR0_PG
         sregs.cr3 = tables.cr3

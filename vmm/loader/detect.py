@@ -2,8 +2,9 @@
 
 In this order, first match wins:
 
-1. An ELF: multiboot 2 or multiboot if it has such a header (2 where it has both), else by class.
-2. A Linux kernel, told from its setup header. It also ends its first sector in 55 AA.
+1. An ELF: multiboot 2 or multiboot if it has such a header (2 where it has both), else PVH or
+   Linux if it has a note that says so, else by class.
+2. A Linux kernel (bzImage), told from its setup header. It also ends its first sector in 55 AA.
 3. A first sector that ends in 55 AA. It comes before the next one because a disk made by GRUB
    has a multiboot header in its second sector.
 4. A multiboot 2 or multiboot header in a file that is not an ELF.
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 from vmm.errors import BootError
 from vmm.loader import bootsector, firmware_rom
-from vmm.loader.plan import BZIMAGE
 
 __all__ = ["detect"]
 
@@ -33,14 +33,14 @@ def detect(image: bytes | memoryview, name: str = "image") -> str:
     Raises:
         BootError: it is none that can be told from its bytes.
 
-    Spec: Linux, The Linux/x86 Boot Protocol (The Real-Mode Kernel Header) for `bzimage`.
+    Spec: Linux, The Linux/x86 Boot Protocol (The Real-Mode Kernel Header) for `linux`.
     """
     view = memoryview(image)
     if view[:4] == _ELF_MAGIC:
-        return _multiboot(view) or ("elf32" if view[4:5].tobytes() == b"\x01" else "elf64")
+        return _multiboot(view) or _elf(view, name)
     if bootsector.has_signature(view):
         magic = view[_SETUP_MAGIC_OFFSET : _SETUP_MAGIC_OFFSET + len(_SETUP_MAGIC)]
-        return BZIMAGE if magic == _SETUP_MAGIC else "bootsector"
+        return "linux" if magic == _SETUP_MAGIC else "bootsector"
     if (found := _multiboot(view)) is not None:
         return found
     if firmware_rom.looks_like_rom(view):
@@ -52,6 +52,15 @@ def detect(image: bytes | memoryview, name: str = "image") -> str:
         f"{name}: format not recognised in {len(view)} bytes (no ELF, multiboot, boot sector or "
         "firmware); name it with --format flat16, flat32 or flat64"
     )
+
+
+def _elf(image: memoryview, name: str) -> str:
+    from vmm.loader import elf, elf_notes
+
+    parsed = elf.parse(image, name)
+    if elf_notes.pvh_entry(parsed) is not None:
+        return "pvh"
+    return "vmlinux" if elf_notes.is_linux(parsed) else f"elf{parsed.bits}"
 
 
 def _multiboot(image: memoryview) -> str | None:

@@ -47,7 +47,7 @@ _ELFDATA2LSB = 1
 _ET_EXEC, _ET_DYN = 2, 3
 _TYPES = {0: "of no type", 1: "a relocatable object file (not linked)", 4: "a core dump"}
 _EM_386, _EM_X86_64 = 3, 62
-_PT_LOAD, _PT_INTERP = 1, 3
+_PT_LOAD, _PT_INTERP, _PT_NOTE = 1, 3, 4
 _PN_XNUM = 0xFFFF
 
 _HEADERS = {32: struct.Struct("<16xHHIIIIIHHHHHH"), 64: struct.Struct("<16xHHIQQQIHHHHHH")}
@@ -75,6 +75,8 @@ class Elf(Record):
     align: int
     """The largest alignment of its segments in bytes, a power of two."""
     segments: tuple[Segment, ...]
+    notes: tuple[memoryview, ...]
+    """The contents of its PT_NOTE segments, as far as they are in the file."""
     section_table: tuple[int, int, int, int]
     """Section header table: file offset, bytes an entry, entries, index of the name table.
     Not checked: it plays no part in loading."""
@@ -104,15 +106,16 @@ def parse(image: memoryview, name: str) -> Elf:
         raise BootError(f"{name}: an ELF for another processor (machine {machine}), not for x86")
     if kind not in (_ET_EXEC, _ET_DYN):
         raise BootError(f"{name}: not an executable ELF but {_TYPES.get(kind, f'type {kind}')}")
-    segments, align = _segments(image, name, bits, (phoff, phentsize, phnum))
+    segments, align, notes = _segments(image, name, bits, (phoff, phentsize, phnum))
     sections = (shoff, shentsize, shnum, shstrndx)
-    return Elf(bits, machine, entry, kind == _ET_DYN, align, segments, sections)
+    return Elf(bits, machine, entry, kind == _ET_DYN, align, segments, notes, sections)
 
 
 def _segments(
     image: memoryview, name: str, bits: int, table: tuple[int, int, int]
-) -> tuple[tuple[Segment, ...], int]:
-    """Read the program headers; return the segments to load and their largest alignment."""
+) -> tuple[tuple[Segment, ...], int, tuple[memoryview, ...]]:
+    """Read the program headers; return the segments to load, their largest alignment, and the
+    notes."""
     offset, entry_size, count = table
     entry = struct.Struct("<IIIIIIII" if bits == 32 else "<IIQQQQQQ")
     if count == _PN_XNUM:
@@ -127,6 +130,7 @@ def _segments(
             f"{len(image)}"
         )
     found: list[tuple[int, int, memoryview, int]] = []
+    notes = []
     largest_align = 1
     for index in range(count):
         values = entry.unpack_from(image, offset + index * entry.size)
@@ -136,6 +140,8 @@ def _segments(
             kind, _, start, vaddr, paddr, file_size, size, align = values
         if kind == _PT_INTERP:
             raise BootError(f"{name}: a dynamically linked program, not a kernel; link it -static")
+        if kind == _PT_NOTE:
+            notes.append(image[start : start + file_size])
         if kind != _PT_LOAD or not (size or file_size):
             continue
         if file_size > size:
@@ -158,7 +164,7 @@ def _segments(
         Segment(vaddr, vaddr if virtual else paddr, data, size)
         for vaddr, paddr, data, size in found
     )
-    return segments, largest_align
+    return segments, largest_align, tuple(notes)
 
 
 def loaded_entry(elf: Elf, name: str) -> int:

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from devices.records import Record
 from vmm.errors import BootError, ConfigError
-from vmm.loader.plan import BZIMAGE, BootOptions, BootPlan
+from vmm.loader.plan import BootOptions, BootPlan
 
 __all__ = ["FORMATS", "Format", "load"]
 
@@ -19,7 +19,8 @@ class Format(Record):
     loader: str
     """Module and function; a start imports the one loader that it needs."""
     takes: str
-    """Of "append", "modules", "load_addr", "entry", "cpl": others than these are refused."""
+    """Of "append", "initrd", "modules", "load_addr", "entry", "cpl": others than these are
+    refused."""
     summary: str
 
     def plan(self, image: memoryview, options: BootOptions) -> BootPlan:
@@ -45,6 +46,10 @@ FORMATS: Mapping[str, Format] = {
         ("elf64", "elf.plan64", "append load_addr entry", "an ELF in long mode"),
         ("multiboot", "multiboot.plan", "append modules", "a multiboot 1 kernel"),
         ("multiboot2", "multiboot2.plan", "append modules", "a multiboot 2 kernel"),
+        ("linux", "linux.plan", "append initrd", "a Linux bzImage, 64-bit where it can be"),
+        ("linux32", "linux.plan32", "append initrd", "a Linux bzImage, by its 32-bit entry"),
+        ("vmlinux", "vmlinux.plan", "append initrd", "a Linux ELF, by its own entry point"),
+        ("pvh", "pvh.plan", "append initrd", "an ELF, by the entry point of its PVH note"),
         ("firmware", "firmware_rom.plan", "", "a ROM below 4 GiB, from the reset vector"),
     )
 }
@@ -53,6 +58,7 @@ FORMATS: Mapping[str, Format] = {
 _OPTIONS = {
     "append": "a command line (--append)",
     "modules": "modules (--module)",
+    "initrd": "an initial file system (--initrd)",
     "load_addr": "a load address (--load-addr)",
     "entry": "an entry point (--entry)",
     "cpl": "a start in ring 3 (--cpl 3)",
@@ -76,8 +82,6 @@ def load(image: bytes | memoryview, options: BootOptions, format: str = "auto") 
         from vmm.loader.detect import detect
 
         format = detect(view, options.name)
-    if format == BZIMAGE:
-        raise BootError(f"{options.name}: a Linux bzImage, which this version does not boot yet")
     chosen = FORMATS.get(format)
     if chosen is None:
         raise ConfigError(f"--format {format}: not known; one of auto, {', '.join(FORMATS)}")
@@ -108,6 +112,7 @@ def _check_taken(options: BootOptions, chosen: Format) -> None:
     given = {
         "append": bool(options.append),
         "modules": bool(options.modules),
+        "initrd": options.initrd is not None,
         "load_addr": options.load_addr is not None,
         "entry": options.entry is not None,
         "cpl": options.cpl != 0,

@@ -21,27 +21,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
+    Protocol: TypeAlias = Literal["", "linux", "pvh"]
+    """Whose rules a start in protected or long mode keeps beyond those of the mode. "linux": CS
+    0x10, data segments 0x18. "pvh": of CR0 only PE is set, and the TSS lies at 0."""
+
     Mode: TypeAlias = Literal["real", "protected", "long", "reset"]
     """How a vCPU starts. "real": 16-bit, segments 0. "protected": 32-bit, flat segments, paging
 off. "long": 64-bit, the first 4 GiB identity-mapped. "reset": as the processor leaves RESET
 (CS base 0xFFFF0000, IP 0xFFF0)."""
 else:
-    Mode = str
+    Mode = Protocol = str
 
 __all__ = [
-    "BZIMAGE",
     "START_TABLES_SIZE",
     "BootOptions",
     "BootPlan",
     "Mode",
     "Module",
+    "Protocol",
     "Rom",
     "Start",
     "Write",
 ]
-
-BZIMAGE = "bzimage"
-"""What a Linux kernel image is recognised as; it has no loader yet."""
 
 
 class Module(Record):
@@ -66,6 +67,13 @@ class BootOptions(Record):
     """Privilege level to start at: 0 or 3."""
     boot_drive: int = 0x80
     """DL for a boot sector: 0x00 first floppy, 0x80 first hard disk."""
+    initrd: Module | None = None
+    """The initial file system that Linux unpacks."""
+    rng_seed: bytes = b""
+    """Random bytes for Linux to begin its random numbers with."""
+    rsdp: int = 0
+    """Where Linux finds the ACPI tables, by their root pointer; 0: there are none, or it is to
+    search for it."""
 
 
 class Write(Record):
@@ -103,6 +111,7 @@ class Start(Record):
     segment: int | None = None
     """Real mode: the segment for CS, DS, ES and SS. None takes 0 where the entry point is
     below 64 KiB, otherwise entry >> 4."""
+    protocol: Protocol = ""
 
 
 class BootPlan(Record):
@@ -114,6 +123,8 @@ class BootPlan(Record):
     roms: tuple[Rom, ...] = ()
     bios: bool = False
     """The image expects BIOS services: install the Python BIOS before it starts."""
+    linux: bool = False
+    """It is a Linux kernel, which looks for the tables that firmware leaves."""
     moved_by: int = 0
     """How far a position-independent image lies from where it was linked for, in bytes."""
     notes: tuple[str, ...] = ()

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firmware import gdt
-from firmware.gdt import SEGMENTS, Segment, descriptor, flat_gdt, real_mode_segment, tss_segment
+from firmware.gdt import (
+    SEGMENTS,
+    Segment,
+    boot_segments,
+    descriptor,
+    flat_gdt,
+    real_mode_segment,
+    tss_segment,
+)
 
 
 def decode(raw: bytes) -> dict[str, int]:
@@ -107,6 +115,14 @@ def test_loaded_segments_say_what_the_table_says() -> None:
 
 def test_long_mode_code_never_has_both_l_and_d() -> None:
     assert not any(segment.l and segment.db for segment in SEGMENTS.values())
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_segments_of_the_boot_protocol(long: bool) -> None:
+    table = flat_gdt(segments=boot_segments(long=long))
+    code = 0x00AF9B000000FFFF if long else 0x00CF9B000000FFFF
+    assert struct.unpack_from("<QQQQ", table) == (0, 0, code, 0x00CF93000000FFFF)
+    assert (gdt.BOOT_CODE, gdt.BOOT_DATA) == (0x10, 0x18)
 
 
 def test_no_tss_unless_asked_for() -> None:

@@ -226,3 +226,34 @@ def test_the_tables_lie_below_the_hole(initial):
     sregs = start_registers(Start("long", 0x1000), memory, kvm_regs(), initial)
     assert sregs.cr3 == 0xC000_0000 - TABLES
     memory.close()
+
+
+# -- what boot protocols want -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "code"), [("protected", 0xCF9B), ("long", 0xAF9B)])
+def test_linux_has_segments_of_its_own(start, memory, mode, code):
+    """Linux, The Linux/x86 Boot Protocol: CS 0x10, data 0x18, flat, and in the GDT."""
+    _, sregs = start(mode, 0x10_0000, protocol="linux")
+    assert sregs.cs.selector == 0x10
+    assert (sregs.cs.l, sregs.cs.db) == ((1, 0) if mode == "long" else (0, 1))
+    for name in DATA_SEGMENTS:
+        segment = getattr(sregs, name)
+        assert (segment.selector, segment.base, segment.limit) == (0x18, 0, 0xFFFF_FFFF)
+        assert (segment.type, segment.present, segment.dpl, segment.db) == (3, 1, 0, 1)
+    gdt = struct.unpack("<QQQQ", memory.read(sregs.gdt.base, 32))
+    assert [f"{entry:016x}" for entry in gdt[2:]] == [
+        f"00{code >> 8:02x}{code & 0xFF:02x}000000ffff",
+        "00cf93000000ffff",
+    ]
+    assert sregs.gdt.limit >= 0x1F
+
+
+def test_pvh_wants_a_bare_protected_mode(start):
+    """Xen, x86/HVM direct boot ABI: of CR0 PE alone, CR4 clear, a TSS at 0 of 0x68 bytes."""
+    regs, sregs = start("protected", 0x10_0000, protocol="pvh", registers={"rbx": 0x10000})
+    assert sregs.cr0 & ~ET == PE
+    assert (sregs.cr4, sregs.efer) == (0, 0)
+    assert (sregs.tr.base, sregs.tr.limit, sregs.tr.type) == (0, 0x67, 0xB)
+    assert (sregs.cs.base, sregs.cs.limit, sregs.cs.db) == (0, 0xFFFF_FFFF, 1)
+    assert (regs.rbx, regs.rflags & ~2) == (0x10000, 0)

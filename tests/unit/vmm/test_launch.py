@@ -7,6 +7,7 @@ import pytest
 import vmm.launch
 from vmm.errors import BootError, ConfigError, KvmUnavailable
 from vmm.launch import boot
+from vmm.loader.plan import BootPlan, Start
 
 
 @pytest.fixture
@@ -49,6 +50,31 @@ def test_a_flat_guest_gets_a_bare_processor(asked, image):
 def test_a_boot_sector_gets_interrupts(asked, image):
     assert asked(image(BOOT_SECTOR))["irqchip"] is True
     assert asked(image(BOOT_SECTOR), irqchip=False)["irqchip"] is False
+
+
+@pytest.mark.parametrize("format", ["linux", "linux32", "vmlinux", "pvh"])
+def test_a_linux_kernel_gets_more_memory_and_interrupts(asked, image, monkeypatch, format):
+    seen = []
+
+    def load(data, options, format):
+        seen.append(options)
+        return BootPlan(format, Start("long"), linux=True)
+
+    monkeypatch.setattr(vmm.launch, "load", load)
+    initrd = image(b"cpio", "initrd")
+    found = asked(image(b"kernel"), format=format, initrd=initrd)
+    assert (found["memory"], found["cpus"], found["irqchip"]) == (256 << 20, 1, True)
+    assert asked(image(b"kernel"), format=format, memory="5G")["memory"] == 5 << 30
+    (first, second) = seen
+    assert (first.initrd.name, bytes(first.initrd.data)) == ("initrd", b"cpio")
+    assert second.initrd is None
+    assert len(first.rng_seed) == 32
+    assert first.rng_seed != second.rng_seed
+
+
+def test_an_initrd_that_cannot_be_read(image, tmp_path):
+    with pytest.raises(BootError, match=r"initrd\.img: no such file"):
+        boot(image(b"kernel"), format="linux", initrd=tmp_path / "initrd.img")
 
 
 def test_a_payload_knows_what_it_needs(asked):

@@ -56,7 +56,7 @@ def test_every_option_of_run_is_read():
                 "a.py:A,b=1",
             ),
             *("--stop-at", "exits=2", "--trace-only", "write", "kernel"),
-            *("--gdb", "unix:g", "--gdb-nowait"),
+            *("--gdb", "unix:g", "--gdb-nowait", "--initrd", "i.img"),
             *("--config", "c", "--print-config"),
         ]
     )
@@ -71,7 +71,8 @@ def test_every_option_of_run_is_read():
         "trace": "t.vtrace",
         "debug": True, "symbols": "map", "explain_json": "x", "name": "n", "rip": True,
         "tracer": ["a.py:A,b=1"], "stop_at": ["exits=2"], "trace_only": "write",
-            "gdb": "unix:g", "gdb_nowait": True, "config": "c", "print_config": True,
+        "gdb": "unix:g", "gdb_nowait": True, "config": "c", "print_config": True,
+        "initrd": "i.img",
     }  # fmt: skip
 
 

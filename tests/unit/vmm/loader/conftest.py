@@ -181,3 +181,38 @@ def multiboot2() -> Callable[..., bytes]:
         return struct.pack("<IIII", 0xE85250D6, architecture, length, checksum) + body
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bzimage() -> Callable[..., bytes]:
+    """A bzImage of one setup sector and some code; fields of its header by name or offset."""
+
+    fields = {
+        "setup_sects": (0x1F1, "B", 1),
+        "syssize": (0x1F4, "I", None),
+        "boot_flag": (0x1FE, "H", 0xAA55),
+        "jump": (0x200, "H", 0x6AEB),
+        "header": (0x202, "I", 0x53726448),
+        "version": (0x206, "H", 0x020F),
+        "kernel_version": (0x20E, "H", 0),
+        "loadflags": (0x211, "B", 1),
+        "initrd_addr_max": (0x22C, "I", 0x7FFFFFFF),
+        "kernel_alignment": (0x230, "I", 0x200000),
+        "relocatable_kernel": (0x234, "B", 1),
+        "xloadflags": (0x236, "H", 1),
+        "cmdline_size": (0x238, "I", 2047),
+        "pref_address": (0x258, "Q", 0x1000000),
+        "init_size": (0x260, "I", 0x800000),
+        "kernel_info_offset": (0x268, "I", 0),
+    }
+
+    def make(code: bytes = b"\xf4" * 0x400, **values: int) -> bytes:
+        code = code.ljust(-(-len(code) // 16) * 16, b"\0")
+        sectors = values.get("setup_sects", 1) or 4
+        image = bytearray((sectors + 1) * 512)
+        for name, (offset, width, value) in fields.items():
+            value = len(code) // 16 if value is None else value
+            struct.pack_into(f"<{width}", image, offset, values.get(name, value))
+        return bytes(image) + code
+
+    return make

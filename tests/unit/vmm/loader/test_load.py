@@ -20,15 +20,9 @@ SECTOR = bytes(510) + b"\x55\xaa"
 def test_every_format_of_the_manual_is_there() -> None:
     assert list(FORMATS) == [
         *("bootsector", "flat16", "flat32", "flat64", "elf32", "elf64"),
-        *("multiboot", "multiboot2", "firmware"),
+        *("multiboot", "multiboot2", "linux", "linux32", "vmlinux", "pvh", "firmware"),
     ]
     assert all(format.name == name and format.summary for name, format in FORMATS.items())
-
-
-def test_a_linux_kernel_is_told_and_refused(options: Options) -> None:
-    for format in ("auto", "bzimage"):
-        with pytest.raises(BootError, match="k: a Linux bzImage, which this version does not"):
-            load(SECTOR + b"\xeb\x66HdrS", options(), format)
 
 
 def test_format_overrides_what_the_image_looks_like(options: Options) -> None:
@@ -64,6 +58,7 @@ def test_impossible_options(options: Options, more: dict[str, int], message: str
 GIVEN = {
     "append": ({"append": "x"}, "a command line \\(--append\\)"),
     "modules": ({"modules": (Module("m", b"m"),)}, "modules \\(--module\\)"),
+    "initrd": ({"initrd": Module("i", b"i")}, "an initial file system \\(--initrd\\)"),
     "load_addr": ({"load_addr": 0x8000}, "a load address \\(--load-addr\\)"),
     "entry": ({"entry": 0x8000}, "an entry point \\(--entry\\)"),
     "cpl": ({"cpl": 3}, "a start in ring 3 \\(--cpl 3\\)"),
@@ -77,8 +72,16 @@ TAKEN = {
     "elf64": {"append", "load_addr", "entry"},
     "multiboot": {"append", "modules"},
     "multiboot2": {"append", "modules"},
+    "linux": {"append", "initrd"},
+    "linux32": {"append", "initrd"},
+    "vmlinux": {"append", "initrd"},
+    "pvh": {"append", "initrd"},
     "firmware": set(),
 }
+
+
+def test_the_table_below_is_complete() -> None:
+    assert TAKEN.keys() == FORMATS.keys()
 
 
 @pytest.mark.parametrize("format", TAKEN)
