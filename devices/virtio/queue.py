@@ -15,7 +15,7 @@ Spec: virtio 1.2, "Split Virtqueues".
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from devices.wiring import GuestAddressError
 
@@ -224,6 +224,17 @@ class Queue:
         pairs[slot + 1] = written
         self.next_used = used = used + 1 & 0xFFFF
         self._used[1] = used  # x86 keeps the order of writes
+
+    def push_all(self, chains: Sequence[tuple[Chain, int]]) -> None:
+        """Put several chains into the used ring, each with how many bytes were written; the driver
+        sees all of them at once."""
+        used, pairs = self.next_used, self._pairs
+        for chain, written in chains:
+            slot = (used & self._mask) << 1
+            pairs[slot] = chain.head
+            pairs[slot + 1] = written
+            used = used + 1 & 0xFFFF
+        self.next_used = self._used[1] = used
 
     # -- notifications ---------------------------------------------------------------------
 

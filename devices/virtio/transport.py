@@ -242,6 +242,11 @@ class Transport:
         self.used(queue)
         return more and self.running
 
+    def kick(self, index: int) -> None:
+        """Have a queue served, if it can be: the host has something for it."""
+        if self.running and self.queues[index].ready:
+            self._kick(index)
+
     def kick_all(self) -> None:
         """Have every queue served that is ready: something may wait in it."""
         if self.running:

@@ -49,6 +49,10 @@ class Passt:
         ConfigError: it is not installed, or does not start; the text has its own words.
     """
 
+    offloads = 0
+    header = False
+    mtu = MTU
+
     def __init__(
         self, *, tcp: Sequence[str] = (), udp: Sequence[str] = (), interface: str | None = None
     ) -> None:
@@ -85,6 +89,9 @@ class Passt:
         self._buffer = bytearray(_ROOM)
         self._have = memoryview(self._buffer)[:0]
         """What was read and not taken yet; begins with a frame's length."""
+
+    def agree(self, features: int) -> None:
+        """There is nothing to agree upon."""
 
     def send(self, parts: Sequence[bytes | memoryview]) -> bool:
         """Send one frame; False: it was dropped, because passt is busy or gone.

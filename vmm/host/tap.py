@@ -15,12 +15,10 @@ import os
 import struct
 from collections.abc import Sequence
 
+from devices.virtio import net
 from vmm.errors import ConfigError
 
-__all__ = ["HEADER_SIZE", "Tap"]
-
-HEADER_SIZE = 12
-"""Bytes of virtio_net_hdr with its field num_buffers."""
+__all__ = ["Tap"]
 
 _NODE = "/dev/net/tun"
 _NAME_LIMIT = 15
@@ -34,10 +32,12 @@ _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
 
-_TUN_F_CSUM = 1 << 0
-_TUN_F_TSO4 = 1 << 1
-_TUN_F_TSO6 = 1 << 2
-_TUN_F_TSO_ECN = 1 << 3
+_OFFLOADS = (
+    (net.GUEST_CSUM, 1 << 0),  # TUN_F_CSUM
+    (net.GUEST_TSO4, 1 << 1),  # TUN_F_TSO4
+    (net.GUEST_TSO6, 1 << 2),  # TUN_F_TSO6
+    (net.GUEST_ECN, 1 << 3),  # TUN_F_TSO_ECN
+)
 
 
 class Tap:
@@ -52,6 +52,10 @@ class Tap:
         ConfigError: it cannot be had; the text says what to do.
     """
 
+    offloads = net.OFFLOADS
+    header = True
+    mtu = 0
+
     def __init__(self, name: str) -> None:
         if not name or len(name.encode()) > _NAME_LIMIT or "/" in name or name.split() != [name]:
             raise ConfigError(f"tap {name!r}: an interface has a name of 1 to {_NAME_LIMIT} bytes")
@@ -63,20 +67,16 @@ class Tap:
             flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
             asked = _IFREQ.pack(name.encode(), flags)
             answer = fcntl.ioctl(self.fd, _TUNSETIFF, asked)
-            fcntl.ioctl(self.fd, _TUNSETVNETHDRSZ, struct.pack("i", HEADER_SIZE))
+            fcntl.ioctl(self.fd, _TUNSETVNETHDRSZ, struct.pack("i", net.HEADER_SIZE))
         except OSError as error:
             os.close(self.fd)
             raise ConfigError(f"tap {name}: {_why(error, name)}") from None
         self.name = _IFREQ.unpack(answer)[0].rstrip(b"\0").decode(errors="replace")
 
-    def set_offloads(self, *, csum: bool, tso4: bool, tso6: bool, ecn: bool) -> None:
-        """Say what the guest takes: frames without a checksum, and TCP segments of up to 64 KiB
-        of IPv4, of IPv6, and those with congestion marks."""
-        bits = 0
-        if csum:
-            bits = _TUN_F_CSUM | tso4 * _TUN_F_TSO4 | tso6 * _TUN_F_TSO6
-            if bits != _TUN_F_CSUM:
-                bits |= ecn * _TUN_F_TSO_ECN
+    def agree(self, features: int) -> None:
+        """Give the guest only what it takes: frames without a checksum, TCP segments of up to
+        64 KiB of IPv4 and of IPv6, those with congestion marks; `features` are virtio-net's."""
+        bits = sum(ours for theirs, ours in _OFFLOADS if features & theirs)
         with contextlib.suppress(OSError):  # a kernel without one of them sends plain frames
             fcntl.ioctl(self.fd, _TUNSETOFFLOAD, bits)
 

@@ -14,7 +14,8 @@ needs_tun = pytest.mark.skipif(not os.access("/dev/net/tun", os.R_OK), reason="n
 
 UP = """
 import select, socket, struct, subprocess
-from vmm.host.tap import HEADER_SIZE, Tap
+from devices.virtio.net import HEADER_SIZE
+from vmm.host.tap import Tap
 
 def arp(sender, target):
     hardware = b"\\x52\\x54\\0\\0\\0\\x01"
@@ -70,9 +71,9 @@ def ask():
         total = (total & 0xffff) + (total >> 16)
     return total
 
-tap.set_offloads(csum=True, tso4=True, tso6=True, ecn=True)
+tap.agree(tap.offloads)
 left = ask()
-tap.set_offloads(csum=False, tso4=False, tso6=False, ecn=False)
+tap.agree(0)
 print(left == 0xffff, ask() == 0xffff)
 """,
         "ip",
@@ -84,7 +85,8 @@ print(left == 0xffff, ask() == 0xffff)
 def test_what_cannot_be_sent_is_dropped() -> None:
     told = run_in_netns(
         """
-from vmm.host.tap import HEADER_SIZE, Tap
+from devices.virtio.net import HEADER_SIZE
+from vmm.host.tap import Tap
 tap = Tap("gv0")
 room = memoryview(bytearray(2000))
 print(tap.send([bytes(HEADER_SIZE), bytes(60)]))  # the interface is down

@@ -1,0 +1,291 @@
+"""A network card: frames between two queues and a link of the host's.
+
+Modelled: one pair of queues, mergeable receive buffers, checksum and segmentation offloads where
+the link has them, MAC address, MTU and link status. Left out: the control queue (filtering by
+address or VLAN), several pairs, and RSS; none of them is offered.
+
+A frame has a header of 12 bytes before it (virtio_net_hdr). A link that knows it gets frames with
+it; for one that does not it is taken away and made up here.
+
+Spec: virtio 1.2, "Network Device".
+"""
+
+from __future__ import annotations
+
+from devices.records import Record
+from devices.registers import Register, RegisterTable, bits
+from devices.states import require, require_unsigned
+from devices.virtio.device import VirtioDevice
+from devices.virtio.queue import RingError
+from devices.wiring import StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import ClassVar, Protocol
+
+    from devices.protocols import State
+    from devices.virtio.queue import Chain, Queue
+
+    class Link(Protocol):
+        """The host's end of the cable. Frames are whole, and nothing waits for long."""
+
+        offloads: int
+        """The features (CSUM .. HOST_ECN) that it can take part in."""
+        header: bool
+        """Whether its frames have the header."""
+        mtu: int
+        """The most bytes of a frame behind its Ethernet header; 0: the usual 1500."""
+
+        def agree(self, features: int) -> None:
+            """Of its offloads, the driver has chosen these."""
+            ...
+
+        def send(self, parts: Sequence[bytes | memoryview]) -> bool:
+            """Send a frame; say whether it was taken. A frame that is not is lost."""
+            ...
+
+        def receive(self, parts: Sequence[memoryview]) -> int:
+            """Take the next frame into the buffers and return its bytes; 0: there is none."""
+            ...
+
+
+__all__ = ["HEADER_SIZE", "Net", "NetState"]
+
+RX, TX = range(2)
+
+CSUM = 1 << 0
+GUEST_CSUM = 1 << 1
+MTU = 1 << 3
+MAC = 1 << 5
+GUEST_TSO4 = 1 << 7
+GUEST_TSO6 = 1 << 8
+GUEST_ECN = 1 << 9
+HOST_TSO4 = 1 << 11
+HOST_TSO6 = 1 << 12
+HOST_ECN = 1 << 13
+MRG_RXBUF = 1 << 15
+STATUS = 1 << 16
+
+OFFLOADS = (
+    CSUM | GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN | HOST_TSO4 | HOST_TSO6 | HOST_ECN
+)
+# Segmentation needs checksums, and marks of congestion need segmentation.
+_NEEDS = (
+    (GUEST_TSO4 | GUEST_TSO6, GUEST_CSUM),
+    (GUEST_ECN, GUEST_TSO4 | GUEST_TSO6),
+    (HOST_TSO4 | HOST_TSO6, CSUM),
+    (HOST_ECN, HOST_TSO4 | HOST_TSO6),
+)
+
+HEADER_SIZE = 12
+LINK_UP = 1
+_NUM_BUFFERS = 10
+"""Where the header says over how many buffers a frame is spread; set without merging as well."""
+_ETHERNET_HEADER = 14
+_LONGEST_FRAME = HEADER_SIZE + _ETHERNET_HEADER + 65535
+_BATCH = 256
+"""Frames of one turn; then others have theirs."""
+
+
+class NetState(Record):
+    """What the driver sees of the card."""
+
+    kind: ClassVar[str] = "virtio-net"
+    version: ClassVar[int] = 1
+
+    mac: int
+    """48 bits, the first byte in the lowest."""
+    status: int
+    features: int
+    """What was agreed upon, once the driver was ready."""
+
+
+class Net(VirtioDevice):
+    """A network card with the given MAC address (6 bytes) at a link."""
+
+    device_id = 1
+    name = "virtio-net"
+    queue_sizes = (256, 256)
+    blocks = True
+    config = RegisterTable(
+        *(Register(f"mac{n}", n, access="r") for n in range(6)),
+        Register("status", 6, size=2, access="r", fields=bits(LINK_UP=0, ANNOUNCE=1)),
+        Register("max_virtqueue_pairs", 8, size=2, access="r", reset=1),
+        Register("mtu", 10, size=2, access="r"),
+    )
+
+    def __init__(self, link: Link, mac: bytes) -> None:
+        super().__init__()
+        if len(mac) != 6 or mac[0] & 1:
+            raise ValueError("a card's MAC address is 6 bytes, bit 0 of the first one clear")
+        self._link = link
+        self.features = MAC | STATUS | MRG_RXBUF | link.offloads & OFFLOADS
+        self.values |= {f"mac{n}": byte for n, byte in enumerate(mac)}
+        self.values["status"] = LINK_UP
+        if link.mtu:
+            self.features |= MTU
+            self.values["mtu"] = link.mtu
+        self._agreed = 0
+        self._spill = memoryview(bytearray(_LONGEST_FRAME))
+        self._held = b""
+        """A frame for which the guest had no room."""
+        self.received_frames = self.received_bytes = 0
+        self.sent_frames = self.sent_bytes = self.dropped_frames = 0
+        """Frames, and bytes without headers; dropped: what the link did not take, or was none."""
+
+    @property
+    def mac(self) -> bytes:
+        """The card's address."""
+        return bytes(self.values[f"mac{n}"] for n in range(6))
+
+    def set_link(self, up: bool) -> None:
+        """Put the cable in, or pull it."""
+        self.values["status"] = LINK_UP if up else 0
+        if self.transport is not None:
+            self.transport.config_changed()
+
+    def accepts(self, features: int) -> bool:
+        """Whether the chosen offloads have what they need."""
+        return all(features & needed for wanting, needed in _NEEDS if features & wanting)
+
+    def activate(self, features: int) -> None:
+        """Tell the link which offloads there are."""
+        self._agreed = features
+        self._link.agree(features & self._link.offloads)
+
+    def reset(self) -> None:
+        """Forget what the driver did."""
+        self._agreed = 0
+        self._held = b""
+
+    def serve(self, queue: Queue) -> None:
+        """Send what the guest has for the link, or give it what the link has."""
+        if queue.index == TX:
+            self._send(queue)
+        else:
+            self._receive(queue)
+
+    def save(self) -> NetState:
+        """Return what the driver sees of the card."""
+        return NetState(
+            mac=int.from_bytes(self.mac, "little"),
+            status=self.values["status"],
+            features=self._agreed,
+        )
+
+    def load(self, state: State) -> None:
+        """Become the card that `state` was saved from; its address is the saved one.
+
+        Raises:
+            StateError: it is of something else.
+        """
+        state = require(state, NetState)
+        require_unsigned(state, mac=48, status=16, features=64)
+        if state.features & OFFLOADS & ~self._link.offloads:
+            raise StateError("'virtio-net' field features: offloads that the link here lacks")
+        mac = state.mac.to_bytes(6, "little")
+        self.values |= {f"mac{n}": byte for n, byte in enumerate(mac)}
+        self.values["status"] = state.status
+        self._agreed = state.features
+        if state.features:
+            self._link.agree(state.features & self._link.offloads)
+
+    # -- sending ---------------------------------------------------------------------------
+
+    def _send(self, queue: Queue) -> None:
+        for chain in queue:
+            size = chain.readable_bytes - HEADER_SIZE
+            if chain.writable:
+                raise RingError("a buffer to be written in the transmit queue")
+            parts = chain.readable if self._link.header else _behind(chain.readable, HEADER_SIZE)
+            up = self.values["status"] & LINK_UP
+            sound = _ETHERNET_HEADER <= size <= _LONGEST_FRAME
+            if sound and up and self._link.send(parts):
+                self.sent_frames += 1
+                self.sent_bytes += size
+            else:
+                self.dropped_frames += 1
+            queue.push(chain, 0)
+
+    # -- receiving -------------------------------------------------------------------------
+
+    def _receive(self, queue: Queue) -> None:
+        for _ in range(_BATCH):
+            chain = queue.pop()
+            if chain is None:
+                return
+            if not self._fill(queue, chain):
+                return
+        if self.transport is not None:
+            self.transport.kick(RX)
+
+    def _fill(self, queue: Queue, chain: Chain) -> bool:
+        """Give the guest one frame, in this chain and, where they are merged, in those behind it;
+        say whether there was one and room for it."""
+        room = chain.writable_bytes
+        if chain.readable or room < HEADER_SIZE:
+            raise RingError("a receive buffer without room for a header")
+        size = self._take([*chain.writable, self._spill])
+        if not size:
+            queue.unpop()
+            return False
+        used = [(chain, min(size, room))]
+        over = self._spill[: max(0, size - room)]
+        while over and self._merges and (following := queue.pop()) is not None:
+            written = following.write(over)
+            if not written:
+                raise RingError("a receive buffer without room")
+            used.append((following, written))
+            over = over[written:]
+        if over:
+            for _ in used:
+                queue.unpop()
+            if self._merges:  # it waits until the guest has more buffers
+                self._held = b"".join((*chain.writable, self._spill[: size - room]))
+            else:
+                self.dropped_frames += 1
+            return not self._merges
+        _put(chain.writable, _NUM_BUFFERS, len(used).to_bytes(2, "little"))
+        queue.push_all(used)
+        self.received_frames += 1
+        self.received_bytes += size - HEADER_SIZE
+        return True
+
+    def _take(self, parts: list[memoryview]) -> int:
+        """Have the next frame in these buffers, behind its header; 0: there is none."""
+        if self._held:
+            frame, self._held = self._held, b""
+            _put(parts, 0, frame)
+            return len(frame)
+        if self._link.header:
+            return self._link.receive(parts)
+        size = self._link.receive(_behind(parts, HEADER_SIZE))
+        if not size:
+            return 0
+        _put(parts, 0, bytes(HEADER_SIZE))
+        return HEADER_SIZE + size
+
+    @property
+    def _merges(self) -> bool:
+        return bool(self._agreed & MRG_RXBUF)
+
+
+def _behind(parts: list[memoryview], offset: int) -> list[memoryview]:
+    """The buffers without their first `offset` bytes."""
+    for n, part in enumerate(parts):
+        if offset < len(part):
+            return [part[offset:], *parts[n + 1 :]]
+        offset -= len(part)
+    return []
+
+
+def _put(parts: list[memoryview], offset: int, data: bytes) -> None:
+    """Write `data` into the buffers from byte `offset` on."""
+    source = memoryview(data)
+    for part in _behind(parts, offset):
+        piece = source[: len(part)]
+        part[: len(piece)] = piece
+        source = source[len(piece) :]
+        if not source:
+            return
