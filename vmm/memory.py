@@ -21,6 +21,8 @@ from vmm.mapping import map_over
 __all__ = ["GuestMemory", "Region"]
 
 _HUGE_PAGE = 2 << 20
+_MADV_REMOVE = 9
+"""Free the pages and what backs them (madvise(2))."""
 
 
 class Region:
@@ -234,6 +236,28 @@ class GuestMemory:
             for start in range(0, len(piece), len(block)):
                 part = piece[start : start + len(block)]
                 part[:] = block[: len(part)]
+
+    def discard(self, piece: memoryview) -> None:
+        """Give the whole pages in a piece of RAM back to the host; what they hold afterwards is not
+        defined. Huge pages stay.
+
+        Args:
+            piece: from `dma` or `view`.
+        """
+        if not piece or piece.readonly or self.huge_pages:
+            return
+        at = ctypes.addressof(ctypes.c_char.from_buffer(piece))
+        for region in self._regions:
+            offset = at - region.hva
+            if not region.readonly and 0 <= offset < region.size:
+                start = -(-offset // PAGE_SIZE) * PAGE_SIZE
+                end = min(offset + len(piece), region.size) // PAGE_SIZE * PAGE_SIZE
+                if start < end:
+                    # Of a private copy only what was copied is ours to give.
+                    advice = _MADV_REMOVE if self.base is None else mmap.MADV_DONTNEED
+                    with contextlib.suppress(OSError):  # locked, or a kernel that cannot
+                        region.map.madvise(advice, start, end - start)
+                return
 
     def contains(self, gpa: int, size: int = 1) -> bool:
         """Say whether all of `size` bytes at `gpa` are in memory."""

@@ -140,3 +140,43 @@ def test_it_behaves_like_an_array_of_bytes(writes: list[tuple[int, bytes]]) -> N
         assert memory.read(0, len(model)) == model
     finally:
         memory.close()
+
+
+def blocks(memory: GuestMemory) -> int:
+    """How much the host has given for RAM so far, in bytes."""
+    return os.fstat(memory.fd).st_blocks * 512
+
+
+def test_what_is_discarded_goes_back_to_the_host() -> None:
+    memory = GuestMemory(MemoryLayout.for_size(4 << 20))
+    memory.fill(0, 4 << 20, 0xEE)
+    full = blocks(memory)
+    memory.discard(memory.dma(1 << 20, 2 << 20, write=True))
+    assert full - blocks(memory) == 2 << 20
+    assert memory.read((1 << 20) - 1, 1) == memory.read(3 << 20, 1) == b"\xee"
+    # Of a piece that ends within pages only the whole ones.
+    memory.discard(memory.view(0x10, 0x2000))
+    assert full - blocks(memory) == (2 << 20) + 0x1000
+    assert memory.read(0, 0x1000) == b"\xee" * 0x1000 == memory.read(0x2000, 0x1000)
+    memory.close()
+
+
+def test_of_a_private_copy_the_image_stays() -> None:
+    memory = GuestMemory(MemoryLayout.for_size(1 << 20))
+    memory.write(0x3000, b"image")
+    memory.freeze()
+    memory.write(0x3000, b"other")
+    memory.discard(memory.dma(0x3000, 0x1000, write=True))
+    assert memory.read(0x3000, 5) == b"image"
+    memory.close()
+
+
+def test_nothing_else_is_discarded() -> None:
+    memory = GuestMemory(MemoryLayout.for_size(1 << 20))
+    rom = memory.add_rom(0xFFFF_0000, b"rom" * 100)
+    memory.discard(memoryview(bytearray(1 << 16)))
+    memory.discard(memory.view(0xFFFF_0000, 0x1000))
+    memory.discard(memory.view(0, 0))
+    memory.discard(memoryview(b"x" * 8192))
+    assert bytes(rom.view[:3]) == b"rom"
+    memory.close()
