@@ -12,11 +12,7 @@ from kvm_bindings.calls import ioctl, pointer_to
 from kvm_bindings.errors import KvmError
 from kvm_bindings.ioctls import Ioctl
 
-__all__ = ["CpuidEntry"]
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+__all__ = ["CpuidEntry", "pack_table"]
 
 _HEADER = struct.Struct("=II")
 _ENTRY = struct.Struct("=7I12x")
@@ -58,8 +54,8 @@ def read_table(fd: int, request: Ioctl) -> list[CpuidEntry]:
         return [CpuidEntry._make(fields) for fields in _ENTRY.iter_unpack(entries)]
 
 
-def pack_table(entries: Iterable[CpuidEntry]) -> Any:
-    """Lay out `entries` as a kvm_cpuid2, to be passed to `ioctl`."""
+def pack_table(entries: Iterable[CpuidEntry]) -> ctypes.Array[ctypes.c_char]:
+    """Lay out `entries` as a kvm_cpuid2, to be passed to `Vcpu.set_cpuid2` or `ioctl`."""
     packed = [_ENTRY.pack(*entry) for entry in entries]
     data = _HEADER.pack(len(packed), 0) + b"".join(packed)
     return ctypes.create_string_buffer(data, len(data))

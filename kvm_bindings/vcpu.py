@@ -241,9 +241,11 @@ class Vcpu(Closable):
             entries.pop()
         return entries
 
-    def set_cpuid2(self, entries: Iterable[CpuidEntry]) -> None:
-        """Set what CPUID answers to this vCPU. Before it runs for the first time."""
-        ioctl(self.fd, ioctls.KVM_SET_CPUID2, pack_table(entries))
+    def set_cpuid2(self, table: Iterable[CpuidEntry] | ctypes.Array[ctypes.c_char]) -> None:
+        """Set what CPUID answers to this vCPU: entries, or what `cpuid.pack_table` made of them.
+        Before it runs for the first time."""
+        packed = table if isinstance(table, ctypes.Array) else pack_table(table)
+        ioctl(self.fd, ioctls.KVM_SET_CPUID2, packed)
 
     # Interrupts and events
 

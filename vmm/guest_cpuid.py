@@ -6,9 +6,14 @@ from functools import lru_cache
 
 import kvm_bindings
 from kvm_bindings import CpuidEntry
+from kvm_bindings.cpuid import pack_table
 from vmm.cpuid import filter_cpuid, parse_features
 
 __all__ = ["set_guest_cpuid"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _supported: list[CpuidEntry] = []
 """KVM's answer does not change while a process lives; asking costs as much as making a VM."""
@@ -16,7 +21,7 @@ _supported: list[CpuidEntry] = []
 
 def set_guest_cpuid(
     kvm: kvm_bindings.System, vcpu: kvm_bindings.Vcpu, features: str, *, cpus: int, lapic: bool
-) -> list[CpuidEntry]:
+) -> tuple[CpuidEntry, ...]:
     """Set a new vCPU's CPUID and return it; `lapic` says whether KVM emulates its local APIC.
 
     Raises:
@@ -24,12 +29,13 @@ def set_guest_cpuid(
     """
     if not _supported:
         _supported.extend(kvm.supported_cpuid())
-    table = _table(features, vcpu.index, cpus, lapic)
-    vcpu.set_cpuid2(table)
+    table, packed = _table(features, vcpu.index, cpus, lapic)
+    vcpu.set_cpuid2(packed)
     return table
 
 
 @lru_cache(maxsize=64)
-def _table(features: str, index: int, cpus: int, lapic: bool) -> list[CpuidEntry]:
+def _table(features: str, index: int, cpus: int, lapic: bool) -> tuple[tuple[CpuidEntry, ...], Any]:
     mask = parse_features(features)
-    return filter_cpuid(_supported, mask, vcpu_index=index, cpus=cpus, lapic=lapic)
+    table = tuple(filter_cpuid(_supported, mask, vcpu_index=index, cpus=cpus, lapic=lapic))
+    return table, pack_table(table)

@@ -140,8 +140,7 @@ class Hardware:
         """
         vcpu = self.vcpus[0]
         vcpu.settle()
-        regs = vcpu.kvm.get_regs()
-        sregs = start_registers(start, self.memory, regs, self._initial_sregs)
+        regs, sregs = start_registers(start, self.memory, self._initial_sregs)
         vcpu.kvm.set_sregs(sregs)
         vcpu.kvm.set_regs(regs)
         if self.irqchip:
@@ -267,5 +266,5 @@ class Hardware:
                 kept = self._last_seen[index] = LastSeen(vcpu.kvm)
                 vcpu.call_before(kept.note)
             table = set_guest_cpuid(kvm, vcpu.kvm, features, cpus=cpus, lapic=self.irqchip)
-            self.cpuid.append(tuple(table))
+            self.cpuid.append(table)
         self._initial_sregs = self.vcpus[0].kvm.get_sregs()

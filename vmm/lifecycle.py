@@ -23,6 +23,8 @@ class Phase(Enum):
     STOPPED = "stopped"
     FAILED = "failed"
 
+    __hash__ = object.__hash__  # Enum's own is written in Python
+
 
 _ALLOWED: dict[Phase, frozenset[Phase]] = {
     Phase.CREATED: frozenset({Phase.RUNNING, Phase.STOPPED}),

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 
 import kvm_bindings
-from devices.debug_exit import DebugExit
 from vmm.backplane import Backplane
 from vmm.bus import Mapping
 from vmm.config import MachineConfig
@@ -117,8 +116,6 @@ class Machine:
         """Held while a device is called."""
         self.closers: list[Callable[[], None]] = []
         """Called, last first, when the machine is closed."""
-        self.console = Console(lock=self.lock)
-        """The guest's console, where the machine has a device that writes to one."""
         self.settings: dict[str, object] = dict(vars(config))
         """What the machine was made with, as values that JSON has."""
         self.furnish: Callable[[Machine, Callable[[bytes], None] | None], None] | None = None
@@ -174,8 +171,9 @@ class Machine:
             if rip and self.trace is not None:
                 self.trace.rip = True
             if debug_exit is not None:
-                device = self.make(DebugExit, on_exit=self._debug_exit)
-                self.add_device(device, pio=range(debug_exit, debug_exit + 4), default=True)
+                ports = range(debug_exit, debug_exit + 4)
+                late = LateDevice("debug-exit", self._make_debug_exit, self.lock)
+                self.add_device(late, pio=ports, default=True)
         except BaseException:
             self.close()
             raise
@@ -207,6 +205,11 @@ class Machine:
     def vcpus(self) -> tuple[Vcpu, ...]:
         """The virtual processors; the first one is the one that boots."""
         return tuple(self._hardware.vcpus)
+
+    @cached_property
+    def console(self) -> Console:
+        """The guest's console, where the machine has a device that writes to one."""
+        return Console(lock=self.lock)
 
     @cached_property
     def breakpoints(self) -> Breakpoints:
@@ -637,6 +640,11 @@ class Machine:
         self._standing()
         self._hardware.start(start)
         self.started = start
+
+    def _make_debug_exit(self) -> Device:
+        from devices.debug_exit import DebugExit
+
+        return self.make(DebugExit, on_exit=self._debug_exit)
 
     def _debug_exit(self, value: int) -> None:
         self._control.state.end(Ending("debug_exit", value=value))

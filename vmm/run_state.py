@@ -148,7 +148,10 @@ class RunState:
     @property
     def exits(self) -> int:
         """The exits of all vCPUs since the machine was made."""
-        return sum(vcpu.exits for vcpu in self.vcpus)
+        exits = 0
+        for vcpu in self.vcpus:  # a plain loop: this is asked for several times a run
+            exits += vcpu.exits
+        return exits
 
     @property
     def exits_of_run(self) -> int:

@@ -24,6 +24,7 @@ from firmware.gdt import (
     tss_segment,
 )
 from firmware.start_tables import START_TABLES_SIZE, start_tables
+from kvm_bindings import structs
 from vmm.errors import BootError, GuestMemoryError
 from vmm.layout import FOUR_GIB
 from vmm.loader.plan import BootPlan, Start
@@ -67,26 +68,22 @@ def place_image(plan: BootPlan, memory: GuestMemory) -> None:
             ) from None
 
 
-def start_registers(start: Start, memory: GuestMemory, regs: Any, initial: Any) -> Any:
-    """Fill in the registers for a start; the tables that the mode needs are put in memory.
+def start_registers(start: Start, memory: GuestMemory, initial: Any) -> tuple[Any, Any]:
+    """Work out the registers for a start; the tables that the mode needs are put in memory.
 
     Args:
         start: mode, entry point, privilege level and general registers.
         memory: gets page tables and descriptor tables in its last 32 KiB below 4 GiB.
-        regs: a `kvm_regs`, filled in.
         initial: the `kvm_sregs` of the new vCPU, from which the result is made.
 
     Returns:
-        The `kvm_sregs` to set.
+        The `kvm_regs` and the `kvm_sregs` to set.
 
     Raises:
         BootError: the mode cannot start there.
     """
     sregs = initial.copy()
-    for name, _ in type(regs)._fields_:
-        setattr(regs, name, 0)
-    regs.rflags = _RFLAGS_FIXED
-    regs.rip = start.entry
+    regs = structs.kvm_regs(rip=start.entry, rflags=_RFLAGS_FIXED)
     if start.mode == "reset":
         regs.rip = 0xFFF0
         # What RESET leaves in EDX is the processor's signature; firmware prints it at most.
@@ -99,7 +96,7 @@ def start_registers(start: Start, memory: GuestMemory, regs: Any, initial: Any) 
         regs.rsp = start.entry
     for name, value in start.registers.items():
         setattr(regs, name, value)
-    return sregs
+    return regs, sregs
 
 
 def _real(start: Start, regs: Any, sregs: Any) -> None:
@@ -115,9 +112,8 @@ def _real(start: Start, regs: Any, sregs: Any) -> None:
     if segment is None:
         segment = 0 if start.entry < 0x1_0000 else start.entry >> 4
     regs.rip = regs.rsp = start.entry - (segment << 4)
-    _load(sregs.cs, real_mode_segment(segment, code=True))
-    for register in (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss):
-        _load(register, real_mode_segment(segment))
+    sregs.cs = _loaded(real_mode_segment(segment, code=True))
+    _load_data(sregs, real_mode_segment(segment))
     sregs.cr0 = _CR0_ET
     sregs.idt.base, sregs.idt.limit = 0, 0x3FF
     sregs.gdt.base, sregs.gdt.limit = 0, 0xFFFF
@@ -151,11 +147,10 @@ def _flat(start: Start, memory: GuestMemory, regs: Any, sregs: Any) -> None:
             code = USER_CODE32 if user else KERNEL_CODE32
     tables = start_tables(gpa, user=user, segments=segments)
     memory.write(gpa, tables.data)
-    _load(sregs.cs, segments[code])
-    for register in (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss):
-        _load(register, segments[data])
-    _load(sregs.tr, tss_segment(0) if start.protocol == "pvh" else tables.tr)
-    _load(sregs.ldt, NO_LDT)
+    sregs.cs = _loaded(segments[code])
+    _load_data(sregs, segments[data])
+    sregs.tr = _loaded(tss_segment(0) if start.protocol == "pvh" else tables.tr)
+    sregs.ldt = _loaded(NO_LDT)
     sregs.gdt.base, sregs.gdt.limit = tables.gdt_base, tables.gdt_limit
     sregs.idt.base, sregs.idt.limit = 0, 0
     sregs.cr0 = _CR0_PE | _CR0_ET | (0 if start.protocol == "pvh" else _CR0_NE)
@@ -168,7 +163,10 @@ def _flat(start: Start, memory: GuestMemory, regs: Any, sregs: Any) -> None:
         regs.rflags |= _RFLAGS_IOPL3
 
 
-def _load(register: Any, segment: Segment) -> None:
-    for name in ("base", "limit", "selector", "type", "present", "dpl", "db", "s", "l", "g"):
-        setattr(register, name, getattr(segment, name))
-    register.avl, register.unusable = segment.avl, segment.unusable
+def _load_data(sregs: Any, segment: Segment) -> None:
+    sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = _loaded(segment)
+
+
+def _loaded(segment: Segment) -> Any:
+    # The fields of `struct kvm_segment` come in this order; each costs as much as all at once.
+    return structs.kvm_segment(*segment)

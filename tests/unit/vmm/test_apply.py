@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from kvm_bindings.structs import kvm_regs, kvm_sregs
+from kvm_bindings.structs import kvm_sregs
 from vmm.errors import BootError, MappingOverlap
 from vmm.layout import MemoryLayout
 from vmm.loader.apply import place_image, start_registers
@@ -39,9 +39,7 @@ def initial():
 @pytest.fixture
 def start(memory, initial):
     def make(mode, entry=0x1000, **more):
-        regs = kvm_regs(rax=0xDEAD, rbp=0xBEEF, rflags=0xFFFF)
-        sregs = start_registers(Start(mode, entry, **more), memory, regs, initial)
-        return regs, sregs
+        return start_registers(Start(mode, entry, **more), memory, initial)
 
     return make
 
@@ -216,14 +214,14 @@ def test_the_reset_vector(start):
 def test_memory_too_small_for_the_tables(initial, mode):
     memory = GuestMemory(MemoryLayout.for_size(TABLES - 0x1000))
     with pytest.raises(BootError, match=r"28K.*32K"):
-        start_registers(Start(mode, 0), memory, kvm_regs(), initial)
+        start_registers(Start(mode, 0), memory, initial)
     memory.close()
 
 
 def test_the_tables_lie_below_the_hole(initial):
     """With memory behind 4 GiB they are still in what a 32-bit register reaches."""
     memory = GuestMemory(MemoryLayout.for_size(5 << 30))
-    sregs = start_registers(Start("long", 0x1000), memory, kvm_regs(), initial)
+    _, sregs = start_registers(Start("long", 0x1000), memory, initial)
     assert sregs.cr3 == 0xC000_0000 - TABLES
     memory.close()
 

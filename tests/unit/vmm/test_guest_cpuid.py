@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import struct
+
 import pytest
 
 from kvm_bindings import CpuidEntry
@@ -26,13 +29,14 @@ class Kvm:
 class Vcpu:
     def __init__(self, index: int = 0) -> None:
         self.index = index
-        self.table: list[CpuidEntry] = []
+        self.packed = b""
 
-    def set_cpuid2(self, table: list[CpuidEntry]) -> None:
-        self.table = table
+    def set_cpuid2(self, table: ctypes.Array[ctypes.c_char]) -> None:
+        self.packed = bytes(table)
 
     def leaf(self, function: int) -> CpuidEntry:
-        (found,) = (entry for entry in self.table if entry.function == function)
+        entries = [CpuidEntry(*fields) for fields in struct.iter_unpack("=7I12x", self.packed[8:])]
+        (found,) = (entry for entry in entries if entry.function == function)
         return found
 
 
