@@ -181,7 +181,8 @@ def _as_text(key: str, option: RunOption, value: object) -> str:
 def _placed(option: RunOption, text: str, folder: str) -> str:
     """A value with the name of a file in it, which is relative to `folder`."""
     if option.names_file:
-        if text and text != "-" and not (option is _IMAGE and text.startswith(PAYLOAD_PREFIX)):
+        word = text in ("", "-", *option.takes.split("|")[1:])
+        if not word and not (option is _IMAGE and text.startswith(PAYLOAD_PREFIX)):
             return os.path.join(folder, text)
     elif "unix:PATH" in option.takes and text.startswith("unix:"):
         return "unix:" + os.path.join(folder, text.removeprefix("unix:"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 __all__ = [
+    "CONSOLE_ALL",
+    "CONSOLE_DESCRIPTION",
+    "CONSOLE_EPILOG",
     "DESCRIPTION",
     "DOCTOR_DESCRIPTION",
     "DOCTOR_EPILOG",
@@ -42,6 +45,7 @@ examples:
   vmm run --tui boot.img           with a screen of its exits, registers and console
   vmm run boot.img --trace FILE    keep every exit; 'vmm trace' looks at them
   vmm ps                           list the machines that run
+  vmm console boot-1234            attach to a machine's console
   vmm gdb boot-1234                debug a guest with gdb
   vmm stat -n 1                    what a machine's guest exits for, each second
   vmm doctor                       see what this host can do, and what to mend
@@ -85,6 +89,12 @@ conditions:
   rip=0x7c00           rip=main                 exits=1000    (the 1000th that meets the rest)
   Joined by commas, all have to hold: port=0x3f8,write,value=0x0a
 
+in the background:
+  --detach prints the machine's name as soon as it can be reached; what goes wrong before that is
+  told here. 'vmm console NAME' attaches and detaches, 'vmm stop NAME' ends it. Its console and
+  vmm's messages are in a log: --log FILE, --log journal (journalctl -t vmm-NAME), or NAME.log in
+  $XDG_STATE_HOME/glassvm (~/.local/state/glassvm), where those of a month ago are removed.
+
 configuration:
   --config FILE reads options from a file, in TOML, by the same names: image = "kernel.elf",
   memory = "64M", cpus = 2, strict = true, disk = ["a.img", "b.img:ro"]. What stands on the command
@@ -126,6 +136,7 @@ examples:
   vmm run --tui disk.img                       with the screen; 'vmm top' shows it elsewhere
   vmm run kernel.elf --trace run.vtrace        with every exit in a file, for 'vmm trace'
   vmm run code.bin --format flat16 --device my_dev.py:MyDevice@pio:0x10
+  vmm run kernel.elf --detach --name k --log k.log
   vmm run kernel.elf --cpus 2 --print-config   as TOML, for --config vm.toml
   vmm run kernel.elf --shell                   step by step, from a Python prompt
   vmm run kernel.elf --record run.vtrace       with all that devices got, for 'vmm replay'
@@ -187,6 +198,28 @@ PS_EPILOG = """\
 examples:
   vmm ps
   vmm ps --json | jq '.[].name'
+"""
+
+CONSOLE_DESCRIPTION = """\
+Attach this terminal to the console of a machine that runs, in the background or in another
+terminal. What was printed last is shown first. Ctrl-A d detaches (so does Ctrl-A x here), and the
+guest runs on; Ctrl-C and all other keys are the guest's. Any number of terminals can be attached,
+and all of them can type. Where standard input or output is a pipe or a file, bytes are passed
+through as they are.
+"""
+
+CONSOLE_ALL = "show all output that is remembered (the last MiB), and not only a screenful"
+
+CONSOLE_EPILOG = """\
+exit status:
+  0    detached
+  130  ended by a signal
+  that of the guest's run ('vmm run --help'), where it ends while one is attached
+
+examples:
+  vmm run disk.img --detach --name boot     the machine goes on by itself
+  vmm console boot
+  vmm console boot --all < /dev/null | grep error
 """
 
 STAT_DESCRIPTION = """\

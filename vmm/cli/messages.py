@@ -9,9 +9,10 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TextIO
 
-__all__ = ["discard", "open_standard_files", "report", "say"]
+__all__ = ["discard", "open_standard_files", "outlets", "report", "say", "to_standard_error"]
 
 
 def say(text: str) -> None:
@@ -20,12 +21,22 @@ def say(text: str) -> None:
 
 
 def report(text: str) -> None:
+    """Tell a text: on standard error, or wherever a log is kept."""
+    for outlet in list(outlets):
+        outlet(text)
+
+
+def to_standard_error(text: str) -> None:
     """Print text to standard error. Where that cannot be written to, nobody can be told."""
     try:
         print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
             discard(sys.stderr)
+
+
+outlets: list[Callable[[str], None]] = [to_standard_error]
+"""Where texts go."""
 
 
 def discard(stream: TextIO) -> None:

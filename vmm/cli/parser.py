@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "build_parser", "parse"]
 
 COMMANDS = (
-    *("run", "restore", "trace", "top", "ps", "stat", "pause", "resume", "stop", "snapshot", "gdb"),
-    *("replay", "doctor", "payloads"),
+    *("run", "restore", "trace", "top", "ps", "console", "stat", "pause", "resume", "stop"),
+    *("snapshot", "gdb", "replay", "doctor", "payloads"),
 )
 TRACE_COMMANDS = ("summary", "show", "export", "diff", "plot")
 
 _OF_RESTORE = (
     *("--tui", "--name", "--timeout", "--max-exits", "--trace", "--shell", "--stop-at"),
     *("--trace-only", "--rip", "--tracer", "--stats", "--json", "--explain-json"),
-    *("--gdb", "--gdb-nowait"),
+    *("--gdb", "--gdb-nowait", "--detach", "--log"),
 )
 """The options of `vmm run` that a machine out of a snapshot takes as well."""
 
@@ -220,6 +220,12 @@ def _add_machines(commands: argparse._SubParsersAction[_Parser]) -> None:
         *(texts.PS_DESCRIPTION, texts.PS_EPILOG),
     )
     ps.add_argument("--json", action="store_true", help="print JSON")
+    console = _add(
+        *(commands, "console", "[NAME]", "attach this terminal to a machine's console"),
+        *(texts.CONSOLE_DESCRIPTION, texts.CONSOLE_EPILOG),
+    )
+    console.add_argument("name", metavar="NAME", nargs="?", help=texts.WHICH_MACHINE)
+    console.add_argument("--all", action="store_true", help=texts.CONSOLE_ALL)
     stat = _add(
         *(commands, "stat", "[NAME|FILE]", "the figures of a machine or a recording"),
         *(texts.STAT_DESCRIPTION, texts.STAT_EPILOG),

@@ -19,13 +19,14 @@ from vmm.cli.outcome import (
     say_trace,
     show_screen,
 )
-from vmm.cli.served import Served, serve
+from vmm.cli.served import Served, serve, usual_name
 from vmm.cli.session import Outlet, Session
 from vmm.errors import ConfigError, DeviceFault
 from vmm.launch import boot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from vmm.cli.detach import Background
     from vmm.counts import ExitCounts
     from vmm.host.terminal import Terminal
     from vmm.machine import Machine
@@ -51,12 +52,30 @@ def run_machine(options: Options, make: Callable[[Options, Outlet], Machine]) ->
     """
     if options.gdb_nowait and options.gdb is None:
         raise ConfigError("--gdb-nowait says how --gdb ADDRESS is to be; give that as well")
+    if options.detach:
+        from vmm.cli.detach import in_background
+
+        return in_background(options, lambda background: _run_here(options, make, background))
+    return _run_here(options, make, None)
+
+
+def _run_here(
+    options: Options,
+    make: Callable[[Options, Outlet], Machine],
+    background: Background | None,
+) -> int:
     json_files = _json_files(options)
     outlet = Outlet()
     machine = make(options, outlet)
     with ExitStack() as at_end:
         at_end.callback(say_trace, machine, debug=options.debug)
         at_end.enter_context(machine)
+        log = -1
+        if options.log is not None:
+            from vmm.cli.log import keep_log, open_log
+
+            log = open_log(options.log, options.name or usual_name(options.image))
+            keep_log(machine, log, alone=background is not None)
         if options.debug:
             say_plan(machine)
         if options.tracer or options.rip or options.stop_at or options.trace_only:
@@ -69,6 +88,8 @@ def run_machine(options: Options, make: Callable[[Options, Outlet], Machine]) ->
             from vmm.cli.gdb import open_debugger
 
             open_debugger(machine, options, served.name)
+        if background is not None:
+            background.ready(log)
         counts = machine.count_exits() if options.stats else None
         session = Session(machine, outlet, options)
         try:
@@ -175,7 +196,8 @@ def _report(
 
         print_stats(machine, counts, result)
     if terminal.output_error is None and not told:
-        report_result(machine, result, terminal.signal, debug=options.debug)
+        # Nobody saw the end of one in the background.
+        report_result(machine, result, terminal.signal, debug=options.debug or options.detach)
 
 
 def _status(result: RunResult, terminal: Terminal) -> int:

@@ -157,6 +157,18 @@ RUN_OPTIONS = (
     RunOption(
         "--name", "run", "what 'vmm ps' calls it (default: the image and a number)", takes="NAME"
     ),
+    RunOption(
+        "--detach",
+        "run",
+        "run it in the background, by itself, and print its name; 'vmm console' attaches",
+    ),
+    RunOption(
+        "--log",
+        "run",
+        "keep what the guest prints, and vmm's messages, in a file (which is added to) or in the "
+        "journal; a detached machine has one anyway",
+        takes="FILE|journal",
+    ),
     RunOption("--timeout", "run", "end the run after this", takes="SECONDS", read=seconds),
     RunOption("--max-exits", "run", "end it after so many exits", takes="N", read=count),
     RunOption(

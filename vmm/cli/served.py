@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from vmm.control.server import ControlServer
     from vmm.machine import Machine
 
-__all__ = ["Served", "serve"]
+__all__ = ["Served", "serve", "usual_name"]
 
 _LATER_S = 0.2
 """A guest that has ended by then is nobody's to look at, and pays nothing."""
@@ -57,7 +57,7 @@ def serve(machine: Machine, image: str, name: str | None, *, at_once: bool = Fal
     Raises:
         ControlError: the name is taken, or it is none.
     """
-    served = Served(machine, image, name or _usual_name(image))
+    served = Served(machine, image, name or usual_name(image))
     if name is not None or at_once:
         served.start()
     else:
@@ -65,8 +65,9 @@ def serve(machine: Machine, image: str, name: str | None, *, at_once: bool = Fal
     return served
 
 
-def _usual_name(image: str) -> str:
+def usual_name(image: str, process: int | None = None) -> str:
+    """What a machine is called that was given no name: by its image and its process (this one)."""
     stem = os.path.basename(image).removeprefix("payload:")
     kept = (c if c.isascii() and (c.isalnum() or c in "._-") else " " for c in stem)
     plain = "-".join("".join(kept).split()).strip(".-_")
-    return f"{plain[:48] or 'vm'}-{os.getpid()}"
+    return f"{plain[:48] or 'vm'}-{process or os.getpid()}"

@@ -84,10 +84,16 @@ class Client:
         Raises:
             ControlError: the machine notes nothing.
         """
-        self.call("trace")
-        if not self._fds:
-            raise ControlError(f"{self.name} passed no descriptor")
-        return self._fds.pop()
+        return self._fd_of("trace")
+
+    def console_stream(self, since: int = 0) -> socket.socket:
+        """The guest's console: its output from byte `since` on, and what is typed the other way.
+        The caller closes it; it ends when the connection does.
+
+        Raises:
+            ControlError: the machine refuses, or it is gone.
+        """
+        return socket.socket(fileno=self._fd_of("console_stream", since=since))
 
     def fileno(self) -> int:
         """The connection's descriptor, for `select`: readable when the machine goes away."""
@@ -104,6 +110,12 @@ class Client:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _fd_of(self, op: str, **arguments: Any) -> int:
+        self.call(op, **arguments)
+        if not self._fds:
+            raise ControlError(f"{self.name} passed no descriptor")
+        return self._fds.pop()
 
     def _next(self) -> dict[str, Any]:
         while not self._messages:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from vmm.control.console_stream import ConsoleStream
 from vmm.control.protocol import ControlError, from_text, to_text
 from vmm.lifecycle import Phase
 
@@ -45,6 +46,7 @@ class Operations:
         self._image = image
         self._marks = 0
         self._client: object = None
+        self._streams: dict[object, ConsoleStream] = {}
 
     def carry_out(
         self, op: str, arguments: dict[str, Any], client: object
@@ -231,6 +233,9 @@ class Operations:
     def gone(self, client: object) -> None:
         """A client has hung up."""
         self._machine.onlookers.discard(client)
+        stream = self._streams.pop(client, None)
+        if stream is not None:
+            stream.close()
 
     def op_stops(self) -> dict[str, Any]:
         """Where the guest is stopped, and how often it was."""
@@ -327,6 +332,15 @@ class Operations:
         """The guest's output from byte `since` on, as much of it as is kept."""
         output, end = self._machine.console.since(since, _MOST_BYTES)
         return {"data": to_text(output), "end": end, "start": end - len(output)}
+
+    def op_console_stream(self, since: int = 0) -> dict[str, Any]:
+        """The console as a socket, whose descriptor comes with the answer: the guest's output
+        from byte `since` on as it comes, and what is typed the other way. It ends with the
+        connection."""
+        if self._client in self._streams:
+            raise ControlError("this connection has a stream of the console already")
+        stream = self._streams[self._client] = ConsoleStream(self._machine, int(since))
+        return {"fd": stream.fd}
 
     def op_input(self, data: str) -> dict[str, Any]:
         """Type to the guest."""

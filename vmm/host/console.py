@@ -53,7 +53,7 @@ class Console:
     def __init__(
         self, sink: Callable[[bytes], None] | None = None, *, lock: threading.RLock | None = None
     ) -> None:
-        self._sink = sink
+        self._sinks: tuple[Callable[[bytes], None], ...] = () if sink is None else (sink,)
         self.lock = lock or threading.RLock()
         # Grown and cut in single steps of the interpreter: another thread may read it meanwhile.
         self._kept = bytearray()
@@ -143,21 +143,18 @@ class Console:
         if len(self._kept) > 2 * _KEPT:
             self._dropped += len(self._kept) - _KEPT
             del self._kept[:-_KEPT]
-        if self._sink is not None:
-            self._sink(data)
+        for sink in self._sinks:
+            sink(data)
 
     def tee(self, sink: Callable[[bytes], None]) -> None:
         """Have `sink` called with output as it comes, as well."""
-        first = self._sink
-        if first is None:
-            self._sink = sink
-            return
+        with self.lock:
+            self._sinks = (*self._sinks, sink)
 
-        def both(data: bytes) -> None:
-            first(data)
-            sink(data)
-
-        self._sink = both
+    def untee(self, sink: Callable[[bytes], None]) -> None:
+        """Have `sink` called no more; nothing happens where it was not."""
+        with self.lock:
+            self._sinks = tuple(one for one in self._sinks if one != sink)
 
     def send(self, data: bytes | str) -> None:
         """Give the guest input: it is taken as fast as the guest reads."""

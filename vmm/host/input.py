@@ -29,12 +29,15 @@ class EscapeKeys:
         on_exit: Callable[[], None],
         on_help: Callable[[], None],
         on_pause: Callable[[], None] = _nothing,
+        on_detach: Callable[[], None] = _nothing,
     ) -> None:
         self._commands = {
             ord("x"): on_exit,
             0x18: on_exit,  # Ctrl-X, for those who keep Ctrl pressed
             ord("p"): on_pause,
             0x10: on_pause,
+            ord("d"): on_detach,
+            0x04: on_detach,
             ord("h"): on_help,
             0x08: on_help,
             ord("?"): on_help,

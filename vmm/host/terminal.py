@@ -20,15 +20,25 @@ import tty
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from vmm.host.console import Console
 from vmm.host.input import EscapeKeys, InputPump
 from vmm.host.output import OutputBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
     from vmm.host.events import HostEvents
+
+    class TypedInto(Protocol):
+        """What of a console a terminal needs: it may be in another process."""
+
+        @property
+        def has_room(self) -> bool: ...
+        @property
+        def listening(self) -> bool: ...
+        def send(self, data: bytes) -> None: ...
+        def when_room(self, callback: Callable[[], None]) -> bool: ...
+
 
 __all__ = ["HELP", "Terminal"]
 
@@ -59,22 +69,27 @@ class Terminal:
         hold: lets the machine stand still while nobody takes its output.
         go_on: lets it run again.
         pause: brings a prompt: Ctrl-A p. On the thread of host events.
+        detach: leaves the guest alone: Ctrl-A d. There as well.
+        help: what Ctrl-A h shows.
     """
 
     def __init__(
         self,
         events: HostEvents,
-        console: Console,
+        console: TypedInto,
         *,
         end: Callable[[], None],
         hold: Callable[[], object],
         go_on: Callable[[], None],
         pause: Callable[[], None] = _nothing,
+        detach: Callable[[], None] = _nothing,
+        help: str = HELP,
         stdin: int = 0,
         stdout: int = 1,
     ) -> None:
         self._console = console
         self._end = end
+        self._help = help
         self._stdin = stdin
         self._stdout = stdout
         self._saved: list[Any] | None = None
@@ -86,7 +101,9 @@ class Terminal:
         """Why output could not be written, where it could not."""
         foreground = _in_foreground(stdin)
         self.interactive = os.isatty(stdin) and foreground
-        self._keys = EscapeKeys(on_exit=self._stop, on_help=self._show_help, on_pause=pause)
+        self._keys = EscapeKeys(
+            on_exit=self._stop, on_help=self._show_help, on_pause=pause, on_detach=detach
+        )
         self.output = OutputBuffer(
             stdout,
             events,
@@ -167,7 +184,7 @@ class Terminal:
             self._console.send(data)
 
     def _show_help(self) -> None:
-        text = HELP.encode()
+        text = self._help.encode()
         if os.isatty(self._stdout):
             self.output.write(text)
             return

@@ -101,6 +101,12 @@ def test_names_of_files_are_relative_to_the_file(config, tmp_path, monkeypatch):
     assert run_options("--config", "vm.toml").image == "k"
 
 
+@pytest.mark.parametrize(("text", "name"), [("journal", ""), ("a.log", "a.log")])
+def test_a_word_in_the_place_of_a_file_is_none(text, name, config, tmp_path):
+    found = run_options("--config", config(f'log = "{text}"\n'), "k")
+    assert found.log == (str(tmp_path / name) if name else text)
+
+
 def test_a_built_in_guest_is_no_file(config):
     assert run_options("--config", config('image = "payload:smp"\n')).image == "payload:smp"
 

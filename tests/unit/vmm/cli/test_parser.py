@@ -57,7 +57,7 @@ def test_every_option_of_run_is_read():
             ),
             *("--stop-at", "exits=2", "--trace-only", "write", "kernel"),
             *("--gdb", "unix:g", "--gdb-nowait", "--initrd", "i.img"),
-            *("--config", "c", "--print-config"),
+            *("--config", "c", "--print-config", "--detach", "--log", "journal"),
         ]
     )
     assert vars(options) == {
@@ -72,7 +72,7 @@ def test_every_option_of_run_is_read():
         "debug": True, "symbols": "map", "explain_json": "x", "name": "n", "rip": True,
         "tracer": ["a.py:A,b=1"], "stop_at": ["exits=2"], "trace_only": "write",
         "gdb": "unix:g", "gdb_nowait": True, "config": "c", "print_config": True,
-        "initrd": "i.img",
+        "initrd": "i.img", "detach": True, "log": "journal",
     }  # fmt: skip
 
 

@@ -36,6 +36,18 @@ def test_output_is_kept_and_passed_on():
     assert console.text == "one two\N{REPLACEMENT CHARACTER}"
 
 
+def test_any_number_of_sinks_come_and_go():
+    first, second, third = [], [], []
+    console = Console(first.append)
+    for sink in (second.append, third.append):
+        console.tee(sink)
+    console.write(b"a")
+    console.untee(second.append)
+    console.untee(second.append)
+    console.write(b"b")
+    assert (first, second, third) == ([b"a", b"b"], [b"a"], [b"a", b"b"])
+
+
 @pytest.mark.parametrize("piece", [1, 3000])
 def test_the_last_mebibyte_of_output_is_kept(piece):
     console = Console()

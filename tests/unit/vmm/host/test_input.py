@@ -47,15 +47,16 @@ def test_an_escape_may_come_in_two_pieces(keys):
     assert done == ["exit"]
 
 
-def test_a_key_pauses():
+def test_keys_pause_and_detach():
     done = []
     keys = EscapeKeys(
         on_exit=lambda: done.append("exit"),
         on_help=lambda: done.append("help"),
         on_pause=lambda: done.append("pause"),
+        on_detach=lambda: done.append("detach"),
     )
-    assert keys.feed(b"a\x01pb\x01\x10c") == b"abc"
-    assert done == ["pause", "pause"]
+    assert keys.feed(b"a\x01pb\x01\x10c\x01dd\x01\x04e") == b"abcde"
+    assert done == ["pause", "pause", "detach", "detach"]
 
 
 @pytest.fixture
