@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from vmm.host.events import HostEvents
     from vmm.snapshot.reset import Reset
     from vmm.snapshot.snapshot import Snapshot
+    from vmm.stepping import Stepper
     from vmm.symbols import Symbols
     from vmm.trace.recorder import Journal
 
@@ -473,6 +474,26 @@ class Machine:
         return self._control.step_instruction(
             vcpu, lambda one: stepper.instructions(one, until), timeout_s
         )
+
+    def work_held(
+        self,
+        work: Callable[[Vcpu, Stepper], None],
+        vcpu: int = 0,
+        timeout_s: float | None = None,
+    ) -> bool:
+        """Have the thread of one vCPU of a run that is held do `work`, which runs the guest as it
+        likes; say whether that came to its end by itself.
+
+        Raises:
+            LifecycleError: there is no run that is paused.
+        """
+        stepper = self._runs.stepper
+
+        def step_one(one: Vcpu) -> tuple[None, None]:
+            work(one, stepper)
+            return None, None
+
+        return self._control.step_instruction(vcpu, step_one, timeout_s)
 
     @property
     def held_by(self) -> str:

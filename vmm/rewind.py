@@ -4,60 +4,81 @@ A guest without interrupts does the same again from the same state. So a state i
 then (`Rewind.mark`), and one instruction back is: back to the last mark, run to the exit before,
 and step by instructions until everything is as it is now; then the same again, one step less.
 
+Moments are told from another by the count of exits, by registers and, where these are the same, by
+memory. What is far back is looked for in windows between two exits that grow as they get older.
+
 That holds while nothing comes from outside: the time of day, a cycle counter, typed input, another
 processor. Where it does not come out, that is said, and the guest is left where it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 
-from kvm_bindings import constants as c
-from vmm.errors import VmmError
+from vmm.rerun import BetweenRuns, CannotRewind, elsewhere
+from vmm.snapshot.ram import Comparison
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from vmm.machine import Machine
-    from vmm.snapshot.snapshot import Snapshot
+    from vmm.rerun import Rerun
 
     Wanted = Callable[[], bool]
+    Look = Callable[[], tuple[Any, Any]]
+    """Called at one moment after the other of a stretch: what says that the moment before is
+    wanted, and what says that this one is; None for neither."""
 
 __all__ = ["CannotRewind", "Rewind"]
 
 _MOST_STEPS = 200_000
 """Between two exits: some minutes of stepping."""
-
-
-class CannotRewind(VmmError):
-    """The way back is not known; the message says why. The machine is as it was."""
+_CHUNK = 256
+"""Steps between two looks at whether going back is still wanted: some milliseconds."""
+_WIDER = 8
+_MOST_MARKS = 32
+_FPU_VALUES = slice(32, 416)
+"""ST0 to ST7 and XMM0 to XMM15 in an XSAVE area. Spec: Intel SDM vol. 1, "Legacy Region of an XSAVE
+Area"."""
 
 
 class Rewind:
-    """The way back of one machine, between runs.
+    """The way back of one machine.
 
     What the guest sends while it is run again goes nowhere, but functions of your own on ports are
     called again.
+
+    Args:
+        machine: the machine, with one vCPU and without interrupt controllers.
+        rerun: how it is run again; between its runs unless given.
 
     Raises:
         CannotRewind: this machine cannot be gone back with.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, rerun: Rerun | None = None) -> None:
         if len(machine.vcpus) > 1:
             raise CannotRewind("several vCPUs do not do the same twice: use --cpus 1")
         if machine.irqchip:
             raise CannotRewind("interrupts come where they like: use --irqchip off")
         self._machine = machine
+        self._rerun = BetweenRuns(machine) if rerun is None else rerun
         self._vcpu = machine.vcpus[0]
-        self._marks: list[tuple[int, Snapshot]] = []
+        self._marks: list[_Moment] = []
         self._shift = 0
         """How many exits more the vCPU has counted than the guest has made."""
         self.mark()
 
     def mark(self) -> None:
         """Keep the state as it is now: less has to be run again to come back behind this."""
-        if not self._marks or self._marks[-1][0] != self._exits:
-            self._marks.append((self._exits, self._machine.snapshot()))
+        if self._marks and self._marks[-1].looks_like(self._exits, self._vcpu):
+            return
+        if len(self._marks) >= _MOST_MARKS:  # what is old is kept at wider distances
+            for moment in self._marks[1:-1:2]:
+                moment.snapshot.close()
+            self._marks[1:-1] = self._marks[2:-1:2]
+        self._marks.append(_Moment(self._exits, self._machine))
 
     def step(self) -> None:
         """Go back by one instruction.
@@ -65,7 +86,7 @@ class Rewind:
         Raises:
             CannotRewind: the first mark is here, or running again leads elsewhere.
         """
-        self._back(lambda: True)
+        self.go(lambda: True)
 
     def go(self, wanted: Wanted) -> bool:
         """Go back to the last instruction before this one where `wanted` says so.
@@ -76,12 +97,40 @@ class Rewind:
         Raises:
             CannotRewind: running again leads elsewhere.
         """
-        return self._back(wanted)
+        way = self.back(lambda: lambda: (None, wanted() or None))
+        while True:
+            try:
+                next(way)
+            except StopIteration as end:
+                return end.value is not None
+
+    def back(self, begin: Callable[[], Look]) -> Generator[None, None, Any]:
+        """Go back, as `go` does, in pieces: each `next` does one. Where that is given up (`close`)
+        the guest is where it was.
+
+        Args:
+            begin: called at the first moment of a stretch that is looked through; gives what is
+                called at each of its moments.
+
+        Returns:
+            What the last moment that is wanted is wanted for; None: there was none.
+
+        Raises:
+            CannotRewind: running again leads elsewhere.
+        """
+        machine = self._machine
+        with _Moment(self._exits, machine) as present, machine.console.muted():
+            try:
+                return (yield from self._search(present, begin))
+            except BaseException:
+                machine.reset_to(present.snapshot)
+                self._set_exits(present.exits)
+                raise
 
     def close(self) -> None:
         """Let go of what was kept."""
-        for _, snapshot in self._marks:
-            snapshot.close()
+        for moment in self._marks:
+            moment.snapshot.close()
         self._marks.clear()
 
     @property
@@ -92,74 +141,133 @@ class Rewind:
         """The guest is where it had made `count` exits."""
         self._shift = self._vcpu.exits - self._vcpu.debug_exits - count
 
-    def _now(self) -> tuple[int, bytes, bytes]:
-        """What tells one moment from another."""
-        registers, segments = self._vcpu.regs.struct(), self._vcpu.sregs.struct()
-        return self._exits, bytes(registers), bytes(segments)
-
-    def _back(self, wanted: Wanted) -> bool:
-        machine, here = self._machine, self._now()
-        with machine.snapshot() as present, machine.console.muted():
-            try:
-                return self._search(here, wanted)
-            except BaseException:
-                machine.reset_to(present)
-                self._set_exits(here[0])
-                raise
-
-    def _search(self, here: tuple[int, bytes, bytes], wanted: Wanted) -> bool:
-        goal = here
+    def _search(self, present: _Moment, begin: Callable[[], Look]) -> Generator[None, None, Any]:
+        goal, moved = present, False
         for number in range(len(self._marks) - 1, -1, -1):
-            exits, _ = self._marks[number]
-            if exits > goal[0]:
-                continue
-            # From the exit before this one first: most of what is wanted is near.
-            starts = [exits] if goal[0] - 1 <= exits else [goal[0] - 1, exits]
-            for start in starts:
-                self._to(number, start)
-                found = self._last(goal, wanted)
+            mark = self._marks[number]
+            for start, end in _windows(mark.exits, goal.exits):
+                yield from self._to(mark, start)
+                until = goal if end is None else None
+                steps, found = yield from self._last(until, end or goal.exits, begin)
+                moved = moved or steps > 0
                 if found is not None:
-                    self._to(number, start)
-                    for _ in range(found):
-                        self._one()
-                    return True
-            self._to(number, exits)
-            goal = self._now()
-        if goal == here:
+                    yield from self._to(mark, start)
+                    count, what = found
+                    if count:
+                        yield from self._step_until(count.__eq__)
+                    self._forget_behind(number)
+                    return what
+            goal = mark
+        if not moved:
             raise CannotRewind("this is where the way back begins")
-        return False
+        yield from self._to(self._marks[0], self._marks[0].exits)
+        self._forget_behind(0)
+        return None
 
-    def _to(self, number: int, exits: int) -> None:
+    def _forget_behind(self, number: int) -> None:
+        """What lies ahead now may come otherwise."""
+        for moment in self._marks[number + 1 :]:
+            moment.snapshot.close()
+        del self._marks[number + 1 :]
+
+    def _to(self, mark: _Moment, exits: int) -> Generator[None, None, None]:
         """Go to an exit behind a mark."""
-        at, snapshot = self._marks[number]
-        self._machine.reset_to(snapshot)
-        self._set_exits(at)
-        if exits > at:
-            result = self._machine.run(timeout=None, max_exits=exits - at)
-            if result.reason != "max_exits":
-                raise _elsewhere(f"the guest ended ({result.reason})")
+        self._machine.reset_to(mark.snapshot)
+        self._set_exits(mark.exits)
+        while self._exits < exits:
+            self._rerun.exits(exits - self._exits)
+            yield
 
-    def _last(self, goal: tuple[int, bytes, bytes], wanted: Wanted) -> int | None:
-        """Step to `goal`; after how many steps `wanted` said so last, None for never."""
-        last = None
-        for steps in range(_MOST_STEPS):
-            if self._now() == goal:
-                return last
-            if self._exits > goal[0]:
-                raise _elsewhere("it made another exit first")
-            if wanted():
-                last = steps
-            self._one()
-        raise _elsewhere(f"it did not come here within {_MOST_STEPS:,} instructions")
+    def _last(
+        self, goal: _Moment | None, exits: int, begin: Callable[[], Look]
+    ) -> Generator[None, None, tuple[int, tuple[int, Any] | None]]:
+        """Step to `goal`, or if there is none to right behind the exit that makes them `exits`.
 
-    def _one(self) -> None:
-        before = self._exits
-        event = self._machine.step()
-        # A step over HLT ends as a step on some backends, and as an exit when the guest runs.
-        self._set_exits(before + (event is not None and event.reason != c.KVM_EXIT_DEBUG))
+        Returns:
+            After how many steps it was there; after how many there was something wanted last, and
+            what for.
+        """
+        look, last, passed = begin(), None, 0
+
+        def arrived(steps: int) -> bool:
+            """Look at this moment; whether it is the goal."""
+            nonlocal last, passed
+            passed = steps
+            before, here = look()
+            if before is not None and steps:
+                last = (steps - 1, before)
+            if goal is None and self._exits == exits:
+                return True
+            if goal is not None and goal.is_now(self._exits, self._vcpu, self._machine):
+                return True
+            if self._exits > exits:
+                raise elsewhere("it made another exit first")
+            if steps >= _MOST_STEPS:
+                raise elsewhere(f"it did not come here within {_MOST_STEPS:,} instructions")
+            if here is not None:
+                last = (steps, here)
+            return False
+
+        if not arrived(0):
+            yield from self._step_until(arrived)
+        return passed, last
+
+    def _step_until(self, arrived: Callable[[int], bool]) -> Generator[None, None, None]:
+        """Step until `arrived` says so, which is told after how many steps."""
+        steps, exits, there = 0, self._exits, False
+
+        def behind(made_exit: bool) -> bool:
+            nonlocal steps, exits, there
+            steps, exits = steps + 1, exits + made_exit
+            # A step over HLT ends as a step on some backends, and as an exit when the guest runs.
+            self._set_exits(exits)
+            there = arrived(steps)
+            return there or steps % _CHUNK == 0
+
+        while not there:
+            self._rerun.instructions(behind)
+            yield
 
 
-def _elsewhere(how: str) -> CannotRewind:
-    return CannotRewind(
-        f"run again, the guest went elsewhere: {how}; it depends on time or on input"
-    )
+class _Moment:
+    """A state that is kept, and how many exits the guest had made."""
+
+    def __init__(self, exits: int, machine: Machine) -> None:
+        self.exits = exits
+        self.snapshot = machine.snapshot()
+        parts = self.snapshot.vcpus[0].parts
+        self._registers = (parts["regs"], parts["sregs"])
+        self._fpu = parts.get("xsave", b"")[_FPU_VALUES]
+        self._memory = Comparison(self.snapshot.image)
+
+    def __enter__(self) -> _Moment:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.snapshot.close()
+
+    def looks_like(self, exits: int, vcpu: Any) -> bool:
+        """Whether a vCPU with so many exits is here, as far as its registers go."""
+        registers = bytes(vcpu.regs.struct()), bytes(vcpu.sregs.struct())
+        return exits == self.exits and registers == self._registers
+
+    def is_now(self, exits: int, vcpu: Any, machine: Machine) -> bool:
+        """Whether the machine is here."""
+        if not self.looks_like(exits, vcpu):
+            return False
+        if self._fpu and bytes(vcpu.kvm.get_xsave())[_FPU_VALUES] != self._fpu:
+            return False
+        return self._memory.same(machine.memory)
+
+
+def _windows(first: int, last: int) -> Iterator[tuple[int, int | None]]:
+    """The exits between which is looked, the last first: where a window begins, and where it ends;
+    None for wherever the goal is."""
+    width, end = 1, None
+    start = last
+    while True:
+        start = max(start - width, first)
+        yield start, end
+        if start == first:
+            return
+        end, width = start, width * _WIDER

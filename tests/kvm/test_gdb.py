@@ -125,6 +125,97 @@ def test_a_watchpoint_tells_old_and_new(gdb, machine):
     assert gdb.run.result().reason == "stopped"
 
 
+# mov cl, 5; inc al (0x1002); mov [0x2000], al; out 0x80, al; dec cl (0x1009); jnz 0x1002; hlt
+ROUNDS = "b105 fec0 a20020 e680 fec9 75f5 f4"
+
+
+def test_back_by_steps_to_breakpoints_and_to_the_beginning(gdb, machine):
+    m = machine(ROUNDS)
+    m.on_out(0x80)(lambda value, size: None)
+    gdb.start(m)
+    said = gdb(
+        "break *0x1009", "continue", "continue", "p $al", "reverse-stepi", "x/i $pc",
+        "reverse-stepi", "x/i $pc", "reverse-continue", "p $al", "reverse-continue", "x/i $pc",
+        "reverse-stepi", "continue", "p $al", "delete", "continue",
+    )  # fmt: skip
+    order = [
+        "$1 = 2", "=> 0x1007:\tout", "=> 0x1004:\tmov", "Breakpoint 1", "$2 = 1",
+        "No more reverse-execution history", "=> 0x1000:\tmov", "No more reverse-execution history",
+        "Breakpoint 1", "$3 = 1", "exited normally",
+    ]  # fmt: skip
+    at = 0
+    for text in order:
+        at = said.index(text, at) + len(text)
+    assert "this is where the way back begins" in said
+    assert gdb.run.result().reason == "halt"
+    assert (m.regs.rip, m.regs.rax & 0xFF, m.memory.read(0x2000, 1)) == (0x100E, 5, b"\5")
+
+
+def test_back_to_who_wrote_it_and_no_further_than_to_a_change(gdb, machine):
+    m = machine(ROUNDS)
+    m.on_out(0x80)(lambda value, size: None)
+    gdb.start(m)
+    said = gdb(
+        "hbreak *0x100d", "continue", "delete", "watch *(char *) 0x2000", "reverse-continue",
+        "p $pc", "p $cl", "p $al = 7", "reverse-continue", "stepi", "reverse-stepi", "p $pc",
+        "kill",
+    )  # fmt: skip
+    assert "Old value = 5 '\\005'\nNew value = 4 '\\004'" in said
+    assert said.count("(void (*)()) 0x1004") == 2
+    assert "$2 = 1" in said
+    assert said.count("No more reverse-execution history") == 1
+    assert "New value = 7" in said
+    gdb.run.result()
+    assert m.memory.read(0x2000, 1) == b"\4"
+
+
+CALLS = """
+.globl _start
+_start: mov $0x8000, %esp
+        call count
+        call count
+again:  jmp again
+        .type count, @function
+count:  push %ebp
+        mov %esp, %ebp
+        inc %eax
+        pop %ebp
+        ret
+        .size count, . - count
+"""
+
+
+def test_back_out_of_a_function(gdb, boot, tmp_path):
+    source, object_, kernel = (tmp_path / name for name in ("k.s", "k.o", "k.elf"))
+    source.write_text(CALLS)
+    link = ["ld", "-melf_i386", "-Ttext=0x100000", "-o", str(kernel), str(object_)]
+    for command in (["as", "--32", "-o", str(object_), str(source)], link):
+        subprocess.run(command, check=True, timeout=60)
+    m = boot(str(kernel), irqchip=False)
+    gdb.start(m)
+    said = gdb(
+        f"symbol-file {kernel}", "break count", "continue", "continue", "p $eax",
+        "reverse-finish", "x/i $pc", "reverse-continue", "p $eax", "up", "x/i $pc", "kill",
+    )  # fmt: skip
+    order = ["$1 = 1", "=> 0x10000a <_start+10>:\tcall", "Breakpoint 1", "$2 = 0",
+             "=> 0x10000a <_start+10>:\tcall"]  # fmt: skip
+    at = 0
+    for text in order:
+        at = said.index(text, at) + len(text)
+    gdb.run.result()
+
+
+def test_where_there_is_no_way_back_it_says_why(gdb, machine):
+    m = machine("90 90 90 ebfe", irqchip=True)
+    gdb.start(m)
+    said = gdb("stepi", "reverse-stepi", "p $pc", "reverse-continue", "stepi", "p $pc", "kill")
+    assert said.count("no way back: interrupts come where they like: use --irqchip off") == 2
+    assert said.count("No more reverse-execution history") == 2
+    assert "0x1001" in said
+    assert "0x1002" in said
+    gdb.run.result()
+
+
 def test_registers_and_memory_are_changed(gdb, machine):
     m = machine("ebfe", "long")
     gdb.start(m)

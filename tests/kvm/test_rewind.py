@@ -95,6 +95,39 @@ def test_marks_on_the_way(loop):
         assert (m.regs.rip, m.regs.rax & 0xFF) == (rip, al)
 
 
+def test_moments_that_differ_in_memory_alone(machine):
+    # inc byte [0x2000]; jmp 0x1000: after each round registers and flags are as after the last
+    m = machine("fe060020 ebfa")
+    m.step()
+    m.step()
+    rewind = Rewind(m)
+    for _ in range(9):
+        m.step()
+    assert (m.regs.rip, m.memory.read(0x2000, 1)) == (0x1004, b"\6")
+    rewind.step()
+    assert (m.regs.rip, m.memory.read(0x2000, 1)) == (0x1000, b"\5")
+    rewind.step()
+    assert (m.regs.rip, m.memory.read(0x2000, 1)) == (0x1004, b"\5")
+    assert rewind.go(lambda: m.memory.read(0x2000, 1) == b"\3")
+    assert (m.regs.rip, m.memory.read(0x2000, 1)) == (0x1000, b"\3")
+
+
+def test_far_back_many_exits_and_more_marks_than_are_kept(machine):
+    # mov [0x2000], cl; out 0x10, al; inc cx; jmp 0x1000
+    m = machine("880e0020 e610 41 ebf7")
+    m.on_out(0x10)(lambda value, size: None)
+    rewind = Rewind(m)
+    for _ in range(40):
+        m.run(max_exits=5)
+        rewind.mark()
+    assert m.regs.rcx == 199
+    for cl in (198, 150, 7):
+        assert rewind.go(lambda cl=cl: (m.regs.rip, m.memory.read(0x2000, 1)[0]) == (0x1006, cl))
+        assert m.regs.rcx == cl
+    assert not rewind.go(lambda: m.regs.rcx == 8)
+    assert (m.regs.rip, m.regs.rcx) == (0x1000, 0)
+
+
 def test_what_the_guest_says_is_said_once():
     with vmm.boot("payload:hello16", irqchip=False) as m:
         rewind = Rewind(m)

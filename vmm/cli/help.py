@@ -272,6 +272,7 @@ in gdb:
                                               it matters
   unset tdesc filename                        read the registers anew, where the guest has gone from
                                               16 to 32 to 64-bit mode ('vmm gdb' does so by itself)
+  reverse-stepi, reverse-continue, ...        back, with one vCPU and --irqchip off
 """
 
 PAUSE_DESCRIPTION = """\

@@ -153,6 +153,17 @@ class Points:
                 return Met(vcpu.index, point)
         return self.at(vcpu)
 
+    def passed(self, vcpu: Vcpu) -> tuple[Met | None, Met | None]:
+        """The point whose memory the last step has changed, and the breakpoint that a vCPU stands
+        at now: for whoever looks at one moment after the other."""
+        changed = None
+        for point, before in self._values.items():
+            now = self._value(vcpu, point)
+            if now != before:
+                self._values[point] = now
+                changed = Met(vcpu.index, point)
+        return changed, self.at(vcpu)
+
     def can_step(self, vcpu: Vcpu) -> bool:
         """Whether this host steps where a vCPU is now."""
         return "step" in self._traps().of(vcpu.sregs)

@@ -60,7 +60,7 @@ class Stub:
             b"M": self._write_memory, b"X": self._write_binary, b"Z": self._add_point,
             b"z": self._remove_point, b"H": self._choose_thread, b"T": self._is_alive,
             b"c": self._continue, b"C": self._continue, b"s": self._step, b"S": self._step,
-            b"D": self._detach, b"k": self._kill, b"!": self._extended,
+            b"b": self._back, b"D": self._detach, b"k": self._kill, b"!": self._extended,
             b"q": self._query, b"Q": self._set, b"v": self._verb,
         }  # fmt: skip
 
@@ -103,6 +103,8 @@ class Stub:
     def _why(self, _: bytes) -> bytes:
         stop = self._target.last
         point = "" if stop.point is None else _POINTS[stop.point.type](stop.point)
+        if stop.begins:
+            point = "replaylog:begin;"
         return f"T{stop.signal:02x}thread:{stop.vcpu + 1:x};{point}".encode()
 
     def _tell_notes(self) -> None:
@@ -139,6 +141,7 @@ class Stub:
             # Some go with others: what is as it was is left alone.
             if value != values[name]:
                 registers.write(self._vcpu, name, value)
+                self._target.history.changed()
         return b"OK"
 
     def _read_register(self, text: bytes) -> bytes:
@@ -152,6 +155,7 @@ class Stub:
         if len(data) != register.size:
             return _BAD
         done = registers.write(self._vcpu, register.name, int.from_bytes(data, "little"))
+        self._target.history.changed()
         return b"OK" if done else _BAD
 
     def _read_memory(self, text: bytes) -> bytes:
@@ -171,6 +175,8 @@ class Stub:
         address, size = _range(where)
         if size != len(data):
             return _BAD
+        if data:  # GDB asks with none whether X is known
+            self._target.history.changed()
         return b"OK" if self._target.memory.write(self._state, address, data) else _NO_MEMORY
 
     @property
@@ -225,11 +231,20 @@ class Stub:
         self._go_to(text)
         self._target.go(Going(self._thread, steps=True))
 
+    def _back(self, text: bytes) -> bytes | None:
+        """`bs` and `bc`. Where there is no way back GDB is told that it begins here, and the user
+        why: an error would be a stop like another, from which GDB goes on."""
+        if text not in (b"s", b"c"):
+            return b""
+        self._target.go(Going(self._thread, text == b"s", back=True))
+        return None
+
     def _go_to(self, text: bytes) -> None:
         """`c ADDR`, or `C SIGNAL;ADDR`. Signals are nothing to a processor."""
         address = text.rpartition(b";")[2] if b";" in text or len(text) != 2 else b""
         if address:
             registers.write(self._vcpu, "rip", int(address, 16))
+            self._target.history.changed()
 
     def _resume(self, actions: bytes) -> bytes | None:
         """vCont: the first action that fits a thread is its. Of threads that step the first does
@@ -282,7 +297,7 @@ class Stub:
             case b"Supported":
                 return (
                     f"PacketSize={LONGEST:x};QStartNoAckMode+;qXfer:features:read+;"
-                    "vContSupported+;swbreak+;hwbreak+"
+                    "vContSupported+;swbreak+;hwbreak+;ReverseStep+;ReverseContinue+"
                 ).encode()
             case b"Xfer" if rest.startswith(b"features:read:"):
                 return self._description(rest[14:])

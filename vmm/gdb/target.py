@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import NamedTuple
 
-from vmm.errors import LifecycleError
+from vmm.errors import LifecycleError, VmmError
+from vmm.gdb.history import History
 from vmm.gdb.memory import DebugMemory
 from vmm.gdb.points import Met, Point, Points, linear_rip
 from vmm.gdb.probe import Traps
@@ -40,6 +42,8 @@ class Stop(NamedTuple):
     vcpu: int
     signal: int
     point: Point | None = None
+    begins: bool = False
+    """There is no way back from here."""
 
 
 class Ended(NamedTuple):
@@ -50,12 +54,14 @@ class Ended(NamedTuple):
 
 class Going(NamedTuple):
     """How the guest is to go on: all of it, or one vCPU alone by one instruction, or while it is in
-    a range of addresses, or until something stops it."""
+    a range of addresses, or until something stops it; or back, all of it, by one instruction or
+    until something stops it."""
 
     vcpu: int | None = None
     steps: bool = False
     start: int = 0
     end: int = 0
+    back: bool = False
 
 
 class Target:
@@ -75,12 +81,15 @@ class Target:
         self.notes: deque[str] = deque(maxlen=64)
         """Lines for the user, which GDB takes while the guest runs."""
         self.points = Points(machine, traps, self._was_met, self.notes.append)
+        self.history = History(machine, self.points)
         self.last = Stop(0, SIGTRAP)
         """Why the machine stands."""
         self._wake = wake
         self._going: Going | None = None
         self._free = False
         self._begun = False
+        self._kept = False
+        self._way: Generator[None, None, Met | None] | None = None
         self._halting: Stop | None = None
         self._met: list[Met] = []
         self._lock = threading.Lock()
@@ -115,12 +124,15 @@ class Target:
         """Let the machine go on as if there were no debugger."""
         while not self._stands() and self.machine.phase is Phase.RUNNING:
             pass  # a device is at work; a point can only be taken out when it is done
+        self._give_up_way()
         self.points.clear()
+        self.history.close()
         self._going = None
         self._let_go()
 
     def kill(self) -> None:
         """End the run."""
+        self._give_up_way()
         self.points.clear()
         self._exited = True
         self._let_go()
@@ -138,6 +150,7 @@ class Target:
     def go(self, how: Going) -> None:
         """Go on; `advance` says when that is over."""
         self._going, self._free, self._begun, self._halting = how, False, False, None
+        self._kept = False
         with self._lock:
             self._met.clear()
 
@@ -152,6 +165,7 @@ class Target:
         if self._result is not None:
             return self._came_to_end(self._result)
         if self._halting is not None:
+            self._give_up_way()
             return self._halt(self._halting)
         if self._free:
             with self._lock:
@@ -165,6 +179,13 @@ class Target:
     # -- inside ---------------------------------------------------------------------------
 
     def _on(self, going: Going) -> Stop | None:
+        if not self._kept:
+            if not self._stands():
+                return None
+            self.history.keep()
+            self._kept = True
+        if going.back:
+            return self._back(going)
         if going.steps:
             assert going.vcpu is not None
             return self._step(self.vcpus[going.vcpu], going)
@@ -178,6 +199,33 @@ class Target:
                 f"vCPU {going.vcpu} goes on alone: that is done instruction by instruction"
             )
         return self._walk(self.vcpus if going.vcpu is None else (self.vcpus[going.vcpu],))
+
+    def _back(self, going: Going) -> Stop | None:
+        """A piece of the way back."""
+        if self._way is None:
+            self._way = self.history.back(step=going.steps)
+        try:
+            next(self._way)
+        except StopIteration as end:
+            met: Met | None = end.value
+            stop = _stop(met) if met else Stop(0, SIGTRAP, begins=not going.steps)
+        except LifecycleError:
+            self._way = None
+            raise
+        except (VmmError, OSError) as error:
+            self.notes.append(str(error))
+            stop = Stop(0, SIGTRAP, begins=True)
+        else:
+            return None
+        self._way = None
+        return self._halt(stop)
+
+    def _give_up_way(self) -> None:
+        """Have the guest be where it was before it was to go back."""
+        way, self._way = self._way, None
+        if way is not None:
+            with suppress(VmmError, OSError):  # the run may have ended
+                way.close()
 
     def _step(self, vcpu: Vcpu, going: Going) -> Stop | None:
         """One instruction of one vCPU, or in a range as many as a chunk has."""
@@ -240,6 +288,7 @@ class Target:
         return stop
 
     def _came_to_end(self, result: RunResult) -> Stop | Ended:
+        self._give_up_way()
         self.points.disarm()
         self._going = None
         if result.died and not self._exited:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vmm.memory import GuestMemory, Region
 
 __all__ = [
+    "Comparison",
     "ImageRegion",
     "MemoryImage",
     "copy_changes",
@@ -153,8 +154,46 @@ def copy_changes(
     Raises:
         OSError: a file cannot be read or written.
     """
-    by_gpa = {region.gpa: region for region in memory}
     written: list[tuple[int, int]] = []
+    for _, at, now, then in _differences(memory, base):
+        for page in range(0, len(now), PAGE_SIZE):
+            part = now[page : page + PAGE_SIZE]
+            if part != then[page : page + PAGE_SIZE]:
+                os.pwrite(fd, part, offset + at + page)
+                _note(written, at + page, len(part))
+    return written
+
+
+class Comparison:
+    """Says whether a machine's memory is as in an image, over and over while the machine runs."""
+
+    def __init__(self, image: MemoryImage) -> None:
+        self._image = image
+        self._differed: int | None = None
+
+    def same(self, memory: GuestMemory) -> bool:
+        """Whether all of it is. The vCPUs stand still.
+
+        Raises:
+            OSError: the image cannot be read.
+        """
+        gpa = self._differed  # what differed before mostly still does
+        if gpa is not None and memory.read(gpa, PAGE_SIZE) != self._image.read(gpa, PAGE_SIZE):
+            return False
+        for gpa, _, now, then in _differences(memory, self._image):
+            for page in range(0, len(now), PAGE_SIZE):
+                if now[page : page + PAGE_SIZE] != then[page : page + PAGE_SIZE]:
+                    self._differed = gpa + page
+                    return False
+        return True
+
+
+def _differences(
+    memory: GuestMemory, base: MemoryImage
+) -> Iterator[tuple[int, int, memoryview, bytes]]:
+    """The pieces in which memory is not as in an image: their guest-physical addresses, where they
+    are in the image, what is in memory and what in the image."""
+    by_gpa = {region.gpa: region for region in memory}
     for place in base.regions:
         view = by_gpa[place.gpa].view
         begin = base.offset + place.offset
@@ -166,12 +205,8 @@ def copy_changes(
             for at in range(start, end, _PIECE):
                 now = view[at : min(at + _PIECE, end)]
                 then = os.pread(base.fd, len(now), begin + at)
-                for page in range(0, len(now), PAGE_SIZE):
-                    part = now[page : page + PAGE_SIZE]
-                    if part != then[page : page + PAGE_SIZE]:
-                        os.pwrite(fd, part, offset + place.offset + at + page)
-                        _note(written, place.offset + at + page, len(part))
-    return written
+                if bytes(now) != then:  # as views they are compared byte by byte
+                    yield place.gpa + at, place.offset + at, now, then
 
 
 def laid_over(

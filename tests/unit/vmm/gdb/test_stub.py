@@ -57,6 +57,7 @@ class FakeTarget:
             add=lambda p: self.did.append(("add", p)) or True,
             remove=lambda p: self.did.append(("remove", p)),
         )
+        self.history = SimpleNamespace(changed=lambda: self.did.append("changed"))
         self.machine = SimpleNamespace(
             vcpus=self.vcpus, memory=memory, pio=(), mmio=(), devices={}, held_by="",
             phase=SimpleNamespace(value="paused"), last_result=None,
@@ -223,6 +224,8 @@ def test_points(ask, target):
         (b"vCont;c:2", Going(1)),
         (b"vCont;r1000,1010:2;c", Going(1, True, 0x1000, 0x1010)),
         (b"vCont;C05:1;c", Going()),
+        (b"bs", Going(0, True, back=True)),
+        (b"bc", Going(0, back=True)),
     ],
 )
 def test_how_the_guest_goes_on(ask, target, packet, going):
@@ -249,6 +252,32 @@ def test_why_it_stopped_and_what_is_told_before(ask, target):
     assert ask.sent == [b"W06"]
 
 
+def test_where_the_way_back_begins(ask, target):
+    assert b"ReverseStep+;ReverseContinue+" in ask(b"qSupported:swbreak+")
+    ask(b"bc")
+    target.notes.append("why")
+    target.comes = [Stop(0, 5, begins=True)]
+    ask.stub.advance()
+    assert ask.sent[0] == b"O" + b"vmm: why\n".hex().encode()
+    assert ask.sent[-1] == b"T05thread:1;replaylog:begin;"
+    assert ask(b"bx") == b""
+
+
+def test_what_changes_the_guest_changes_its_history(ask, target):
+    description(ask)
+    ask(b"X1000,0:")
+    ask(b"m1000,4")
+    assert target.did == []
+    ask(b"P0=05000000")
+    ask(b"M1000,1:41")
+    assert target.did == ["changed", "changed"]
+    before = ask(b"g")
+    ask(b"G" + before)
+    assert len(target.did) == 2  # all is as it was
+    ask(b"G" + b"11" + before[2:])
+    assert len(target.did) == 3
+
+
 def test_threads(ask):
     assert ask(b"qfThreadInfo") == b"m1,2"
     assert ask(b"qsThreadInfo") == b"l"
@@ -271,7 +300,8 @@ def test_unknown_packets_have_an_empty_answer(ask):
 
 
 _HEADS = st.sampled_from(
-    [b"g", b"G", b"p", b"P", b"m", b"M", b"X", b"Z0,", b"z1,", b"H", b"T", b"c", b"s", b"vCont;",
+    [b"g", b"G", b"b", b"p", b"P", b"m", b"M", b"X", b"Z0,", b"z1,", b"H", b"T", b"c", b"s",
+     b"vCont;",
      b"qXfer:features:read:target.xml:", b"qRcmd,", b"qThreadExtraInfo,", b"Q", b"q", b"v", b"D",
      b"qSupported:", b"C", b"k", b"vKill", b"?"]
 )  # fmt: skip
