@@ -37,7 +37,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, ParamSpec, TypeVar
 
-    from devices.protocols import Device
+    from devices.protocols import Device, Pausable
+    from devices.virtio.device import VirtioDevice
     from devices.wiring import IrqLine
     from kvm_bindings.stats import Counter
     from vmm.bios.dispatch import Bios
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from vmm.stepping import Stepper
     from vmm.symbols import Symbols
     from vmm.trace.recorder import Journal
+    from vmm.virtio.place import VirtioPlace
 
     InFunction = TypeVar("InFunction", bound=Callable[[int], int])
     P = ParamSpec("P")
@@ -117,6 +119,13 @@ class Machine:
         """Held while a device is called."""
         self.closers: list[Callable[[], None]] = []
         """Called, last first, when the machine is closed."""
+        self.pausables: list[Pausable] = []
+        """What works beside the vCPUs, and stands still while the machine's state is taken or
+        put."""
+        self.complete = True
+        """Not while a snapshot is being put into the machine: its parts do not fit together yet."""
+        self.virtio: list[VirtioPlace] = []
+        """The virtio devices, in the order in which they were added."""
         self.settings: dict[str, object] = dict(vars(config))
         """What the machine was made with, as values that JSON has."""
         self.furnish: Callable[[Machine, Callable[[bytes], None] | None], None] | None = None
@@ -231,7 +240,7 @@ class Machine:
         """The thread of host events; it starts when something is first asked of it."""
         from vmm.host.events import HostEvents
 
-        events = HostEvents(self._control.state.fail)
+        events = HostEvents(self.fail)
         self.closers.append(events.close)
         return events
 
@@ -306,6 +315,25 @@ class Machine:
         return self._backplane.add(
             device, pio=pio, mmio=mmio, base=base, coalesced=coalesced, default=default
         )
+
+    def add_virtio(
+        self, device: VirtioDevice, name: str | None = None, *, exits: bool = False
+    ) -> VirtioPlace:
+        """Put a virtio device into the next free slot: registers, interrupt, and who serves it.
+
+        Args:
+            device: the device type.
+            name: its name in the machine; its own unless given, with a number behind it where
+                that is taken.
+            exits: let every notification be an exit, so that the trace has it as one.
+
+        Raises:
+            ConfigError: all slots are taken.
+            MappingOverlap: something else is there.
+        """
+        from vmm.virtio.attach import attach
+
+        return attach(self, device, name, exits=exits)
 
     @property
     def saved_states(self) -> dict[str, dict[str, Any]]:
@@ -422,6 +450,11 @@ class Machine:
     def end(self, ending: Ending) -> None:
         """End the run in progress for a reason of a device: poweroff, reset, debug_exit."""
         self._control.state.end(ending)
+
+    def fail(self, error: BaseException) -> None:
+        """End the run in progress because something of the machine's raised, on any thread; the
+        run raises it again."""
+        self._control.state.fail(error)
 
     # -- holding a run ---------------------------------------------------------------------
 
@@ -591,11 +624,14 @@ class Machine:
             SnapshotError: the snapshot is of another kind of machine, or closed.
             LifecycleError: the machine runs, is closed or has failed.
         """
-        if self._reset is None or self._reset.snapshot is not snapshot:
-            from vmm.snapshot.reset import Reset
+        from vmm.snapshot.capture import standing_still
 
-            self._reset = Reset(self, snapshot)
-        self._reset()
+        with standing_still(self):
+            if self._reset is None or self._reset.snapshot is not snapshot:
+                from vmm.snapshot.reset import Reset
+
+                self._reset = Reset(self, snapshot)
+            self._reset()
 
     def fork(self) -> Machine:
         """Make an independent machine that goes on from where this one is, ready to run.

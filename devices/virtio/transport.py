@@ -141,7 +141,7 @@ class Transport:
         self.fault = ""
         """Why the device needs a reset, where it does."""
         self.interrupts = self.notifications = 0
-        """How many there were of each."""
+        """How many interrupts there were, and how often a queue was looked into for a driver."""
         self.device.transport = self
 
     # -- what the driver does ---------------------------------------------------------------
@@ -204,7 +204,6 @@ class Transport:
     def notify(self, index: int) -> None:
         """The driver has made something available in a queue."""
         if self.running and 0 <= index < len(self.queues) and self.queues[index].ready:
-            self.notifications += 1
             self._kick(index)
 
     def acknowledge(self, bits: int) -> None:
@@ -230,6 +229,7 @@ class Transport:
         if not self.running or not queue.ready:
             return False
         more = False
+        self.notifications += 1
         try:
             if not queue.attached:
                 self._attach(queue)

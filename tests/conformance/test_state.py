@@ -33,10 +33,11 @@ def steps(model):
     return st.lists(st.one_of(kinds), max_size=40)
 
 
-def inside(thing, path="", around=()):
+def inside(thing, path="", seen=None):
     """The plain values that a device holds, its parts included, by their path."""
     values = {}
-    around = (*around, thing)
+    seen = [] if seen is None else seen
+    seen.append(thing)
     for name, value in vars(thing).items():
         where = f"{path}.{name}"
         if isinstance(value, dict):
@@ -45,10 +46,10 @@ def inside(thing, path="", around=()):
             values[where] = value
         elif isinstance(value, (deque, bytearray)):
             values[where] = tuple(value)
-        elif any(value is one for one in around):
-            pass  # a part that knows what it is a part of
+        elif any(value is one for one in seen):
+            pass  # parts may know each other
         elif type(value).__module__.startswith("devices.") and hasattr(value, "__dict__"):
-            values |= inside(value, where, around)
+            values |= inside(value, where, seen)
     return values
 
 

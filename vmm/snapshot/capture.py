@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from vmm.bus import FunctionPort
 from vmm.device_states import save_state
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from vmm.machine import Machine
 
-__all__ = ["held", "take_snapshot", "take_state"]
+__all__ = ["held", "standing_still", "take_snapshot", "take_state"]
 
 _HOLD = "snapshot"
 
@@ -70,10 +70,20 @@ def held(machine: Machine) -> Iterator[None]:
         for vcpu in machine.vcpus:
             vcpu.regs.flush()
             vcpu.sregs.flush()
-        with machine.lock:
+        with standing_still(machine), machine.lock:
             yield
     finally:
         machine.resume(hold=_HOLD)
+
+
+@contextmanager
+def standing_still(machine: Machine) -> Iterator[None]:
+    """Have nothing at work beside the vCPUs; what is under way is finished first."""
+    with ExitStack() as stack:
+        for worker in machine.pausables:
+            worker.pause()
+            stack.callback(worker.resume)
+        yield
 
 
 def take_state(machine: Machine, image: MemoryImage) -> Snapshot:

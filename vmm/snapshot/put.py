@@ -35,6 +35,7 @@ def put_state(machine: Machine, snapshot: Snapshot, furnish: Furnish | None, sin
     """
     if snapshot.image.fd < 0:
         raise SnapshotError("the snapshot is closed: its memory is gone")
+    machine.complete = False
     machine.settings = dict(snapshot.settings)
     machine.furnish = furnish
     machine.saved_states.update({name: dict(state) for name, state in snapshot.devices.items()})
@@ -58,6 +59,10 @@ def put_state(machine: Machine, snapshot: Snapshot, furnish: Furnish | None, sin
     put_clock(machine.vm, snapshot.vm)
     hardware.registers_were_set()
     put_others(machine, snapshot.others)
+    machine.complete = True
+    for worker in machine.pausables:  # what came before the snapshot may wait for them
+        worker.pause()
+        worker.resume()
 
 
 def put_others(machine: Machine, others: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from kvm_bindings.exit_ring import HAS_RIP, WRITE
 from vmm.errors import TraceError
 from vmm.exits import exit_name
 from vmm.trace.chrome import DIRECTIONS, MACHINE_TRACK, PID, chrome_slices
-from vmm.trace.layout import INPUT, IRQ, KIND_NAMES
+from vmm.trace.layout import INPUT, IRQ, KIND_NAMES, QUEUE
 from vmm.trace.reader import TraceFile
 from vmm.trace.records import DTYPE, Records
 from vmm.trace.view import View
@@ -188,6 +188,8 @@ def _chrome_event(event: dict[str, int], trace: TraceFile) -> dict[str, Any]:
         name = f"irq {event['address']} {'up' if event['value'] else 'down'}"
     elif kind == INPUT:
         name = f"input, {event['count']} bytes"
+    elif kind == QUEUE:
+        name = f"virtio queue {event['value']}, {event['count']} requests"
     when = max(event["time_ns"] - trace.begun_ns, 0)
     where = {"pid": PID, "tid": MACHINE_TRACK, "ts": when / 1000}
     args = {"address": event["address"], "value": event["value"]}

@@ -65,6 +65,7 @@ __all__ = [
     "MAGIC",
     "MARK",
     "META",
+    "QUEUE",
     "RECORDS",
     "STATE",
     "VERSION",
@@ -91,7 +92,7 @@ CAPACITY = 1 << 15
 exits a second a reader has a third of a second to come by."""
 
 # Kinds of records beside EXIT and DATA (kvm_bindings.exit_ring), all in the events ring.
-IRQ, INPUT, STATE, MARK, COALESCED = 16, 17, 18, 19, 20
+IRQ, INPUT, STATE, MARK, COALESCED, QUEUE = 16, 17, 18, 19, 20, 21
 
 KIND_NAMES = {
     1: "exit",
@@ -101,11 +102,14 @@ KIND_NAMES = {
     STATE: "state",
     MARK: "mark",
     COALESCED: "coalesced",
+    QUEUE: "queue",
 }
 """irq: line `address` went to level `value`. input: `count` bytes came from outside for the
 console. state: the machine went to the phase number `value` (in the order of vmm.lifecycle.Phase).
 mark: the user's mark number `value`. coalesced: a write that KVM had batched, no exit of its own:
-`reason` is KVM_EXIT_IO or KVM_EXIT_MMIO, the rest as in an exit."""
+`reason` is KVM_EXIT_IO or KVM_EXIT_MMIO, the rest as in an exit. queue: queue `value` of the virtio
+device whose registers are at `address` was served, `count` requests were done; a write if the
+driver was interrupted for them."""
 
 EVENTS = 0
 """The number of the ring of the machine's events; vCPU n has ring n + 1."""

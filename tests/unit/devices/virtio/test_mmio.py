@@ -405,6 +405,8 @@ def test_queues_are_kicked_where_somebody_else_serves_them():
     bench.put("QueueNotify", 1)
     bench.put("QueueNotify", 2)
     assert kicked == [0, 1, 1]
+    assert bench.device.transport.notifications == 0, "nobody has served any"
+    assert not bench.device.transport.serve(1)
     assert bench.device.transport.notifications == 1
 
 

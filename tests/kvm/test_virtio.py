@@ -1,0 +1,328 @@
+"""virtio devices in a machine: notified by ioeventfd, heard by irqfd, saved and forked.
+
+The guest is a driver of few words: it notifies a queue, sleeps until the device's interrupt, and
+asks the test what to do next at a port. The test prepares the rings in its memory.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+
+import pytest
+
+import vmm
+from devices.virtio.device import VirtioDevice
+from devices.virtio.driver import Driver
+from devices.virtio.rng import Rng
+from vmm.errors import ConfigError, DeviceFault
+from vmm.trace.layout import QUEUE
+
+pytestmark = pytest.mark.kvm
+
+GUEST = """
+    .set IDT, 0x1000
+    .set VECTOR, 0x50
+    mov esp, 0x90000
+    mov eax, offset interrupted
+    mov [IDT + VECTOR * 16], ax
+    mov word ptr [IDT + VECTOR * 16 + 2], 0x18
+    mov word ptr [IDT + VECTOR * 16 + 4], 0x8E00
+    shr eax, 16
+    mov [IDT + VECTOR * 16 + 6], ax
+    lidt [idtr]
+    mov al, 0xFF
+    out 0x21, al
+    out 0xA1, al
+    mov ebx, 0xFEE00000
+    mov dword ptr [rbx + 0xF0], 0x14F
+    mov ebx, 0xFEC00000
+    mov dword ptr [rbx], 0x10 + 2 * GSI
+    mov dword ptr [rbx + 0x10], VECTOR
+    mov dword ptr [rbx], 0x11 + 2 * GSI
+    mov dword ptr [rbx + 0x10], 0
+    mov ebx, BASE
+    xor ebp, ebp
+again:
+    mov dx, 0x10
+    in eax, dx                      # which queue; all ones: none any more
+    cmp eax, -1
+    je over
+    lea edi, [rbp + 1]
+    mov [rbx + 0x50], eax
+sleep:
+    cli
+    cmp ebp, edi
+    jae again
+    sti
+    hlt
+    jmp sleep
+over:
+    mov eax, ebp
+    out 0xF4, eax
+    cli
+    hlt
+interrupted:
+    push rax
+    mov eax, [rbx + 0x60]
+    mov [rbx + 0x64], eax
+    cmp eax, 1
+    sbb ebp, -1                     # counts unless there was nothing: it may have been made twice
+    mov eax, 0xFEE00000
+    mov dword ptr [rax + 0xB0], 0
+    pop rax
+    iretq
+idtr:
+    .word 256 * 16 - 1
+    .quad IDT
+"""
+RINGS, ROOM = 0x2_0000, 0x4_0000
+
+
+class Reverse(VirtioDevice):
+    """Gives back what it gets, the other way round."""
+
+    device_id = 0x1234
+    queue_sizes = (64, 64)
+    name = "reverse"
+
+    def serve(self, queue):
+        for chain in queue:
+            self.thread = threading.current_thread().name
+            queue.push(chain, chain.write(chain.read()[::-1]))
+
+
+class Slow(Reverse):
+    blocks = True
+    name = "slow"
+
+
+class Registers:
+    """A place's registers, reached over the machine's bus as a guest does."""
+
+    def __init__(self, machine, place):
+        self.bus, self.base = machine.mmio, place.gpa
+
+    def read(self, offset, size):
+        return self.bus.read(self.base + offset, size)
+
+    def write(self, offset, size, value):
+        self.bus.write(self.base + offset, size, value)
+
+
+class Rig:
+    """A machine with one device, and requests that its guest makes one after the other."""
+
+    def __init__(self, machine, place, requests):
+        self.machine, self.place = machine, place
+        self.requests = list(requests)
+        self.answers = []
+        self.driver = Driver(Registers(machine, place), machine.memory, RINGS, ROOM)
+        with machine.lock:
+            assert self.driver.start()
+        self.connect(machine)
+
+    def connect(self, machine):
+        machine.on_in(0x10)(self.next)
+
+    def next(self):
+        driver = self.driver
+        for number, queue in enumerate(driver.queues):
+            for _, written in queue.finished():
+                self.answers.append((number, driver.memory.read(driver.buffers + 4096, written)))
+            queue.want_interrupts()
+        if not self.requests:
+            return 0xFFFF_FFFF
+        number, data, room = self.requests.pop(0)
+        driver.memory.write(driver.buffers, data)
+        readable = [(driver.buffers, len(data))] if data else []
+        driver.queues[number].add(readable, [(driver.buffers + 4096, room)])
+        return number
+
+
+@pytest.fixture
+def rig(vm_factory, guest_asm):
+    def make(device, requests, *, irqchip=True, before=0, **options):
+        machine = vm_factory(memory="2M", irqchip=irqchip)
+        for _ in range(before):
+            machine.add_virtio(Rng())
+        place = machine.add_virtio(device, **options)
+        text = f".set GSI, {place.gsi}; .set BASE, {place.gpa}; {GUEST}"
+        machine.memory.write(0x10_0000, guest_asm(text))
+        machine.start_at(0x10_0000, "long")
+        return Rig(machine, place, requests)
+
+    return make
+
+
+REQUESTS = [(0, b"hello", 16), (1, b"there", 16), (0, b"again", 3), (1, bytes(range(200)), 200)]
+ANSWERS = [(n, data[::-1][:room]) for n, data, room in REQUESTS]
+
+
+def notify_exits(machine, place):
+    """How often the guest left KVM to notify the device."""
+    return sum(
+        one.address == place.gpa + 0x50 and one.write
+        for vcpu in machine.vcpus
+        for one in vcpu.last_exits(10_000)
+    )
+
+
+@pytest.mark.parametrize("device", [Reverse, Slow])
+def test_a_guest_notifies_without_an_exit_and_is_interrupted(rig, device):
+    r = rig(device(), REQUESTS)
+    result = r.machine.run(timeout=30)
+    assert r.answers == ANSWERS
+    assert (result.reason, result.value) == ("debug_exit", len(REQUESTS)), "interrupts"
+    assert r.place.eventfds
+    assert notify_exits(r.machine, r.place) == 0
+    wanted = "host-events" if device is Reverse else "slow.1"
+    assert r.place.device.thread == wanted
+    assert r.place.transport.interrupts == len(REQUESTS)
+
+
+def test_notifications_can_be_exits(rig):
+    r = rig(Slow(), REQUESTS, exits=True)
+    assert r.machine.run(timeout=30).value == len(REQUESTS)
+    assert r.answers == ANSWERS
+    assert notify_exits(r.machine, r.place) == len(REQUESTS)
+
+
+def test_what_was_served_is_in_the_trace(rig):
+    r = rig(Reverse(), REQUESTS)
+    r.machine.run(timeout=30)
+    events = r.machine.trace.read().events
+    served = [(e["value"], e["count"]) for e in events if e["kind"] == QUEUE and e["count"]]
+    assert served == [(n, 1) for n, _, _ in REQUESTS]
+    assert {e["address"] for e in events if e["kind"] == QUEUE} == {r.place.gpa}
+
+
+@pytest.mark.parametrize("before", [1, 8, 12])
+def test_every_slot_has_its_line(rig, before):
+    r = rig(Reverse(), REQUESTS, before=before)
+    assert r.machine.run(timeout=30).value == len(REQUESTS)
+    assert r.answers == ANSWERS
+
+
+def test_random_numbers_come_from_the_source(rig):
+    r = rig(Rng(source=lambda size: b"r" * size), [(0, b"", 100), (0, b"", 7)])
+    assert r.machine.run(timeout=30).value == 2
+    assert r.answers == [(0, b"r" * 100), (0, b"r" * 7)]
+
+
+POLLING = """
+    mov ebx, BASE
+again:
+    mov dx, 0x10
+    in eax, dx
+    cmp eax, -1
+    je over
+    mov [rbx + 0x50], eax
+    jmp again
+over:
+    out 0xF4, eax
+    hlt
+"""
+
+
+@pytest.mark.parametrize("device", [Reverse, Slow])
+def test_without_interrupt_controllers_queues_are_served_within_the_exit(
+    vm_factory, guest_asm, device
+):
+    machine = vm_factory(memory="2M", irqchip=False)
+    place = machine.add_virtio(device())
+    machine.memory.write(0x10_0000, guest_asm(f".set BASE, {place.gpa}; {POLLING}"))
+    machine.start_at(0x10_0000, "long")
+    r = Rig(machine, place, REQUESTS)
+    machine.run(timeout=30)
+    assert not place.eventfds
+    assert r.answers == ANSWERS
+
+
+def test_a_device_that_raises_fails_the_machine(rig):
+    class Broken(Slow):
+        def serve(self, queue):
+            if queue.refresh():
+                raise ZeroDivisionError("a mistake")
+
+    r = rig(Broken(), REQUESTS)
+    with pytest.raises(DeviceFault, match="slow failed at queue 0: ZeroDivisionError: a mistake"):
+        r.machine.run(timeout=30)
+
+
+def test_a_hostile_ring_leaves_the_machine_alone(rig, until):
+    r = rig(Reverse(), [])
+    queue = r.driver.queues[1]
+    queue.describe(0, 0xFFFF_FFFF_0000, 4096, 3, 0)
+    queue.make_available(0)
+    r.requests.append((0, b"x", 1))
+    r.machine.mmio.write(r.place.gpa + 0x50, 4, 1)
+    until(lambda: r.place.transport.fault)
+    assert r.driver.read(0x070) & 64
+    assert r.driver.read(0x060) == 2
+
+
+def test_slots_and_names(vm_factory):
+    machine = vm_factory(memory="2M", irqchip=True)
+    places = [machine.add_virtio(Rng()) for _ in range(14)]
+    assert machine.virtio == places
+    assert [p.gpa for p in places] == [0xD000_0000 + n * 0x1000 for n in range(14)]
+    assert [p.gsi for p in places] == [*range(16, 24), 5, 10, 11, 6, 7, 3]
+    assert [p.name for p in places[:3]] == ["virtio-rng", "virtio-rng1", "virtio-rng2"]
+    assert machine.devices["virtio-rng1"] is places[1].registers
+    with pytest.raises(ConfigError, match="room for 14"):
+        machine.add_virtio(Rng())
+    other = vm_factory(memory="2M")
+    with pytest.raises(ConfigError, match="already"):
+        other.add_virtio(places[0].device)
+
+
+# Snapshots.
+
+
+def test_a_copy_goes_on_with_the_same_queues(rig):
+    r = rig(Slow(), REQUESTS)
+    r.machine.run(timeout=30, max_exits=5)
+    state = r.machine.snapshot()
+    copy = vmm.restore(state)
+    try:
+        place = copy.add_virtio(Slow())
+        assert place.registers.save() == r.place.registers.save()
+        r.driver.memory = copy.memory
+        for queue in r.driver.queues:
+            queue.memory = copy.memory
+        r.connect(copy)
+        assert copy.run(timeout=30).value == len(REQUESTS)
+        assert r.answers == ANSWERS
+    finally:
+        copy.close()
+
+
+def test_what_was_available_at_the_snapshot_is_served_afterwards(rig, until):
+    """The notification was before the snapshot and reached nobody: the device is busy then."""
+    r = rig(Slow(), [(0, b"abc", 3)])
+    machine = r.machine
+    machine.run(timeout=30, max_exits=1)  # in at port 0x10: a request is there, not notified
+    state = machine.snapshot()
+    copy = vmm.restore(state)
+    try:
+        place = copy.add_virtio(Slow())
+        queue = place.transport.queues[0]
+        until(lambda: queue.next_used == 1)
+        used = r.driver.queues[0].used
+        assert struct.unpack("<H", copy.memory.read(used + 2, 2))[0] == 1
+    finally:
+        copy.close()
+
+
+def test_a_machine_can_be_reset_again_and_again(rig):
+    r = rig(Slow(), REQUESTS)
+    with r.machine.snapshot() as state:
+        for _ in range(5):
+            r.requests, r.answers = list(REQUESTS), []
+            for queue in r.driver.queues:
+                queue.avail_index = queue.used_index = queue._added = 0
+                queue.free, queue._chains = list(range(63, -1, -1)), {}
+            r.machine.reset_to(state)
+            assert r.machine.run(timeout=30).value == len(REQUESTS)
+            assert r.answers == ANSWERS

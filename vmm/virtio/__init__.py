@@ -1,0 +1,1 @@
+"""virtio devices of a machine: their slots, notifications, interrupts and threads."""
