@@ -10,7 +10,7 @@ from devices.records import Record
 from vmm.errors import BootError, ConfigError
 from vmm.furnish import PAYLOAD_PREFIX, furnish
 from vmm.host.routing import InputRoute
-from vmm.layout import MemoryLayout, parse_size
+from vmm.layout import RSDP_GPA, MemoryLayout, parse_size
 from vmm.loader import load
 from vmm.loader.detect import detect
 from vmm.loader.files import read_file, read_module
@@ -127,6 +127,7 @@ def boot(
         modules=tuple(read_module(text) for text in modules),
         initrd=None if initrd is None else _read_initrd(initrd),
         rng_seed=os.urandom(_RNG_SEED_BYTES) if found.format in _LINUX else b"",
+        rsdp=RSDP_GPA if irqchip is not False else 0,
         load_addr=found.load_addr if load_addr is None else load_addr,
         entry=entry,
         cpl=found.cpl if cpl is None else cpl,
@@ -173,10 +174,23 @@ def boot(
         furnish(machine, machine.settings, console=console, terminal=terminal)
         machine.furnish = partial(_furnish_copy, machine.settings)
         machine.boot(plan)
+        if plan.wants_tables and machine.irqchip:
+            _leave_tables(machine)
     except BaseException:
         machine.close()
         raise
     return machine
+
+
+def _leave_tables(machine: Machine) -> None:
+    """Put into memory what firmware leaves for an operating system: ACPI, MP tables, SMBIOS."""
+    from vmm.system_tables import system_tables
+
+    tables = system_tables(
+        machine.memory.layout, cpus=len(machine.vcpus), cpuid=machine.hardware.cpuid[0]
+    )
+    for table in tables:
+        machine.memory.write(table.gpa, table.data)
 
 
 def _furnish_copy(

@@ -2,7 +2,7 @@
 
     python tests/guest/initramfs.py OUT [SCRIPT]
 
-The script is that of the user, or one that prints a line, runs a few commands and powers off.
+The script is that of the user, or one that prints a line and powers off.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from vmm.lab.initramfs import Archive
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-__all__ = ["PRELUDE", "make_initramfs"]
+from firmware.cpio import Archive
+
+__all__ = ["BUSYBOX", "make_initramfs"]
 
 BUSYBOX = Path("/bin/busybox")
 
@@ -26,7 +28,9 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 """
-"""What a script begins with that wants busybox's commands, /proc, /sys and /dev."""
+"""What every script begins with: busybox's commands, /proc, /sys and /dev."""
+
+HELLO = "echo init is here\npoweroff -f\n"
 
 
 def make_initramfs(
@@ -43,8 +47,6 @@ def make_initramfs(
         archive.add(name, stat.S_IFREG | 0o755, content)
     return archive.finish()
 
-
-HELLO = "echo init is here\npoweroff -f\n"
 
 if __name__ == "__main__":
     text = Path(sys.argv[2]).read_text() if len(sys.argv) > 2 else HELLO

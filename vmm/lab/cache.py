@@ -25,7 +25,10 @@ __all__ = ["Image", "cache_folder", "key", "lab_image"]
 _HERE = Path(__file__).resolve().parent
 
 # What decides how a lab is made, beside the names of the packages.
-_RECIPE = ("packages.py", "rootfs.py", "initramfs.py", "inside/initramfs.sh", "inside/init.sh")
+_RECIPE = (
+    *("cache.py", "packages.py", "rootfs.py", "initramfs.py", "../../firmware/cpio.py"),
+    *("inside/initramfs.sh", "inside/init.sh"),
+)
 
 _UNUSED_S = 30 * 24 * 3600
 
@@ -125,7 +128,8 @@ def _build(cache: Path, folder: Path, extra: Sequence[str], wheels: Sequence[str
         debs = packages.fetch(extra, cache)
         rootfs.populate(root, debs, wheels)
         (new / "initramfs").write_bytes(initramfs.build(root))
-        shutil.move(next(root.glob("boot/vmlinuz-*")), new / "vmlinuz")
+        # The host keeps it as well: it is what guests are tested with.
+        shutil.copy(next(root.glob("boot/vmlinuz-*")), new / "vmlinuz")
         rootfs.make_ext4(root, new / "root.ext4", free_mib=256)
         (new / "packages.txt").write_text("".join(f"{deb.name}\n" for deb in sorted(debs)))
         folder.parent.mkdir(exist_ok=True)

@@ -1,9 +1,7 @@
 """The initramfs: a static busybox, the modules that reach the root file system, one script.
 
-The archive is written here instead of by a cpio program, so that it can hold a device node
+The archive is made by us instead of by a cpio program, so that it can hold a device node
 without root. It is not compressed: unpacking would be emulated.
-
-Spec: Linux kernel, Documentation/driver-api/early-userspace/buffer-format.rst.
 """
 
 from __future__ import annotations
@@ -13,45 +11,15 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from firmware.cpio import Archive
 from vmm.lab.tools import LabError, run_tool
 
-__all__ = ["Archive", "build", "load_order", "read_module"]
+__all__ = ["build", "load_order", "read_module"]
 
 _HERE = Path(__file__).resolve().parent
 
 # The root disk, the root file system and the port for the command's output.
 MODULES = ("virtio_pci", "virtio_blk", "ext4", "virtio_console")
-
-
-class Archive:
-    """A cpio archive in the "newc" format, built in memory."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self._inode = 0
-
-    def add(
-        self, name: str, mode: int, content: bytes = b"", device: tuple[int, int] = (0, 0)
-    ) -> None:
-        """Append an entry. `mode` has the file's type and permissions, `device` is major, minor."""
-        self._inode += 1
-        encoded = name.encode() + b"\0"
-        fields = (
-            *(self._inode, mode, 0, 0, 1, 0),  # inode, mode, uid, gid, links, mtime
-            *(len(content), 0, 0, *device, len(encoded), 0),
-        )
-        self._data += b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
-        self._pad()
-        self._data += content
-        self._pad()
-
-    def finish(self) -> bytes:
-        """The whole archive, with its trailer."""
-        self.add("TRAILER!!!", 0)
-        return bytes(self._data)
-
-    def _pad(self) -> None:
-        self._data += bytes(-len(self._data) % 4)
 
 
 def _module_name(path: str) -> str:

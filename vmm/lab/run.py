@@ -21,8 +21,8 @@ from vmm.lab import boot, cache, share
 from vmm.lab.tools import LabError, Status, check_host
 
 _DEFAULT = (
-    *("python3", "-m", "pytest", "-q", "tests/kvm", "tests/unit/kvm_bindings", "--kvm=require"),
-    *("-m", "not command", "--durations=10", "--junitxml=/results/junit.xml"),
+    *("python3", "-m", "pytest", "-q", "tests/kvm", "tests/unit/kvm_bindings", "tests/guest"),
+    *("--kvm=require", "-m", "not command", "--durations=10", "--junitxml=/results/junit.xml"),
 )
 
 # How much longer than its command a host may take: to boot, and to write back and power off.

@@ -112,7 +112,7 @@ def _plan(
     )
     protocol = _dotted(header["version"])
     note = f"Linux {_release(image, header)}, protocol {protocol}, boot_params at {params:#x}"
-    return BootPlan(format, start, placement.writes, linux=True, notes=(note,))
+    return BootPlan(format, start, placement.writes, wants_tables=True, notes=(note,))
 
 
 def _place(kernel: _Kernel, options: BootOptions, placement: Placement) -> int:

@@ -123,8 +123,8 @@ class BootPlan(Record):
     roms: tuple[Rom, ...] = ()
     bios: bool = False
     """The image expects BIOS services: install the Python BIOS before it starts."""
-    linux: bool = False
-    """It is a Linux kernel, which looks for the tables that firmware leaves."""
+    wants_tables: bool = False
+    """It looks for the tables that firmware leaves (ACPI, SMBIOS), as Linux does."""
     moved_by: int = 0
     """How far a position-independent image lies from where it was linked for, in bytes."""
     notes: tuple[str, ...] = ()

@@ -62,4 +62,4 @@ def plan(image: memoryview, options: BootOptions) -> BootPlan:
         protocol="pvh",
     )
     notes = (f"{parsed.bits}-bit ELF, PVH, start info at {info_at:#x}",)
-    return BootPlan("pvh", start, placement.writes, linux=linux, notes=notes)
+    return BootPlan("pvh", start, placement.writes, wants_tables=True, notes=notes)

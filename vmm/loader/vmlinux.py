@@ -57,4 +57,4 @@ def plan(image: memoryview, options: BootOptions) -> BootPlan:
         protocol="linux",
     )
     notes = (f"{parsed.bits}-bit vmlinux, boot_params at {params:#x}",)
-    return BootPlan("vmlinux", start, placement.writes, linux=True, notes=notes)
+    return BootPlan("vmlinux", start, placement.writes, wants_tables=True, notes=notes)

@@ -58,7 +58,7 @@ def test_a_linux_kernel_gets_more_memory_and_interrupts(asked, image, monkeypatc
 
     def load(data, options, format):
         seen.append(options)
-        return BootPlan(format, Start("long"), linux=True)
+        return BootPlan(format, Start("long"), wants_tables=True)
 
     monkeypatch.setattr(vmm.launch, "load", load)
     initrd = image(b"cpio", "initrd")

@@ -35,7 +35,7 @@ def params(plan: BootPlan, memory_of: Memory) -> Callable[[int, str], int]:
 def test_the_64_bit_entry(bzimage: Bytes, options: Options, memory_of: Memory) -> None:
     plan = load(bzimage(), options(64 * MIB, append="quiet"))
     assert plan.format == "linux"
-    assert plan.linux
+    assert plan.wants_tables
     assert (plan.start.mode, plan.start.protocol) == ("long", "linux")
     assert plan.start.entry == 0x1000200
     assert memory_of(plan, 0x1000000, 0x400) == b"\xf4" * 0x400
@@ -58,7 +58,7 @@ def test_the_32_bit_entry(bzimage: Bytes, options: Options) -> None:
         plan = load(image, options(64 * MIB), format)
         assert (plan.start.mode, plan.start.entry) == ("protected", 0x1000000)
         assert plan.start.protocol == "linux"
-        assert plan.linux
+        assert plan.wants_tables
         # What the protocol has at 0 is what registers are that are not named.
         assert plan.start.registers.keys() == {"rsi", "rsp"}
 

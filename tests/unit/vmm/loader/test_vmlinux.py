@@ -76,7 +76,7 @@ def test_vmlinux(
     initrd = Module("i", b"cpio" * 1000)
     made = options(64 * MIB, append="quiet", initrd=initrd, rng_seed=b"s" * 16, rsdp=0xE0000)
     plan = load(kernel(LINUX, bits), made, "vmlinux")
-    assert (plan.format, plan.linux) == ("vmlinux", True)
+    assert (plan.format, plan.wants_tables) == ("vmlinux", True)
     assert (plan.start.mode, plan.start.entry) == (mode, MIB)
     assert plan.start.protocol == "linux"
     data = memory_of(plan, plan.start.registers["rsi"], 4096)
@@ -100,7 +100,7 @@ def test_pvh(kernel: Bytes, options: Options, memory_of: Memory) -> None:
     initrd = Module("i", b"cpio" * 1000)
     made = options(64 * MIB, append="quiet", initrd=initrd, rsdp=0xE0000, rng_seed=b"s")
     plan = load(kernel(OTHERS + LINUX + PVH), made)
-    assert (plan.format, plan.linux) == ("pvh", True)
+    assert (plan.format, plan.wants_tables) == ("pvh", True)
     assert (plan.start.mode, plan.start.entry) == ("protected", MIB + 0x10)
     assert plan.start.protocol == "pvh"
     info = memory_of(plan, plan.start.registers["rbx"], 56)
@@ -118,7 +118,7 @@ def test_pvh(kernel: Bytes, options: Options, memory_of: Memory) -> None:
 def test_pvh_of_another_kernel(kernel: Bytes, options: Options, memory_of: Memory) -> None:
     """It gets the user's command line and nothing else."""
     plan = load(kernel(PVH), options(4 * MIB))
-    assert not plan.linux
+    assert plan.wants_tables
     count, modules, line = struct.unpack(
         "<IQQ", memory_of(plan, plan.start.registers["rbx"] + 12, 20)
     )

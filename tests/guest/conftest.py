@@ -1,0 +1,123 @@
+"""Whole operating systems as guests: Debian's kernel with a busybox around it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import vmm
+from vmm.pytest_plugin.machines import VmFactory
+
+HERE = Path(__file__).parent
+PATIENCE = 150
+"""Seconds that a guest may take to its end, on an emulated host that is busy."""
+SLOW_HOST = "GLASSVM_LAB" in os.environ
+EMULATED_RING_0 = Path("/sys/module/kvm_pvm").exists()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker("kvm")
+            item.add_marker("system")
+            item.add_marker(pytest.mark.timeout(4 * PATIENCE))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if EMULATED_RING_0 and HERE in item.path.parents:
+        pytest.skip(
+            "a stock kernel does not boot where KVM emulates ring 0 (kvm_pvm); run it in the lab"
+        )
+
+
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"guest_{name}", HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def kernel() -> Path:
+    """The newest of this host's own kernels, as installed; the lab has Debian's cloud kernel."""
+    found = sorted(Path("/boot").glob("vmlinuz-*"), key=lambda path: path.stat().st_mtime)
+    if not found or not os.access(found[-1], os.R_OK):
+        pytest.skip("no kernel in /boot that can be read")
+    return found[-1]
+
+
+@pytest.fixture(scope="session")
+def vmlinux(kernel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same kernel, unpacked."""
+    unpack = _script("unpack")
+    image = kernel.read_bytes()
+    if program := unpack.missing_tool(image):
+        pytest.skip(f"{kernel.name} is packed with {program}, which is not installed")
+    path: Path = tmp_path_factory.mktemp("kernel") / "vmlinux"
+    path.write_bytes(unpack.unpack(image))
+    return path
+
+
+@dataclass
+class Outcome:
+    """How a guest ended, and what it printed."""
+
+    result: vmm.RunResult
+    text: str
+    machine: vmm.Machine
+
+    def between(self, start: str, end: str) -> list[str]:
+        """The lines that the guest printed between two others."""
+        lines = self.text.replace("\r", "").split("\n")
+        return lines[lines.index(start) + 1 : lines.index(end)]
+
+
+Linux = Callable[..., Outcome]
+
+
+@pytest.fixture
+def linux(vm_factory: VmFactory, kernel: Path, tmp_path: Path) -> Linux:
+    """Boot Linux with a script of busybox's shell as its init, until it ends."""
+    initramfs = _script("initramfs")
+    if not initramfs.BUSYBOX.exists():
+        pytest.skip("no static busybox (Debian: busybox-static)")
+
+    def run(
+        script: str,
+        *,
+        image: Path = kernel,
+        append: str = "",
+        files: Mapping[str, bytes] | None = None,
+        busybox: Path = initramfs.BUSYBOX,
+        **options: Any,
+    ) -> Outcome:
+        initrd = tmp_path / "initrd"
+        initrd.write_bytes(initramfs.make_initramfs(script, files, busybox=busybox))
+        if SLOW_HOST:
+            # QEMU's AMD-V does not intercept XSETBV: KVM never hears what the guest has enabled,
+            # and puts back the wrong state.
+            options.setdefault("cpu", "-xsave")
+        machine = vm_factory(
+            image, initrd=initrd, append=f"console=ttyS0 quiet panic=-1 {append}", **options
+        )
+        result = machine.run(timeout=PATIENCE)
+        return Outcome(result, machine.console.text, machine)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def architecture() -> str:
+    """What `uname -m` says in a guest with this host's kernel."""
+    return platform.machine()
