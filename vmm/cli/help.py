@@ -12,6 +12,8 @@ __all__ = [
     "EPILOG",
     "GDB_DESCRIPTION",
     "GDB_EPILOG",
+    "IMAGE_DESCRIPTION",
+    "IMAGE_EPILOG",
     "PAUSE_DESCRIPTION",
     "PAYLOADS_DESCRIPTION",
     "PAYLOADS_EPILOG",
@@ -291,6 +293,24 @@ examples:
 RESUME_DESCRIPTION = "Let a machine that is held go on."
 
 STOP_DESCRIPTION = "End a machine's run, and wait until it has ended. Its status is then 130."
+
+IMAGE_DESCRIPTION = """\
+Make a small disk with Debian on it, its kernel and initramfs (FILE's name with .vmlinuz and
+.initrd), and a configuration (.toml) that boots it. Packages come from this machine's apt sources;
+neither root nor a virtual machine is needed, and nothing is installed here.
+"""
+
+IMAGE_EPILOG = """\
+The disk is one ext4 file system without partitions; busybox is its init, with a login on ttyS0 and
+hvc0, and addresses by DHCP. Packages are unpacked and not configured, because that takes root: what
+is not needed to log in is done inside by 'dpkg --configure -a', or by the first 'apt install'.
+
+examples:
+  vmm image debian debian.img
+  vmm image debian web.img --package nginx-light --size 2G --hostname web
+  vmm image debian old.img --release bullseye --password secret
+  vmm run --config debian.toml               its console is here; Ctrl-A x ends it
+"""
 
 DOCTOR_DESCRIPTION = """\
 Look at this host: KVM, its backend, permissions, capabilities, limits, and its speed in ring 0

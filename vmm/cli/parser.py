@@ -20,7 +20,7 @@ __all__ = ["COMMANDS", "build_parser", "parse"]
 
 COMMANDS = (
     *("run", "restore", "trace", "top", "ps", "console", "stat", "pause", "resume", "stop"),
-    *("snapshot", "gdb", "replay", "doctor", "payloads"),
+    *("snapshot", "gdb", "replay", "image", "doctor", "payloads"),
 )
 TRACE_COMMANDS = ("summary", "show", "export", "diff", "plot")
 
@@ -126,6 +126,7 @@ def _add_others(commands: argparse._SubParsersAction[_Parser], command: str | No
     _add_machines(commands)
     _add_gdb(commands)
     _add_replay(commands)
+    _add_image(commands)
     _add_doctor(commands)
     payloads = _add(
         *(commands, "payloads", "", "list the built-in guests"),
@@ -294,6 +295,33 @@ def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:
     replay.add_argument("file", metavar="FILE", help="what 'vmm run --record FILE' wrote")
     replay.add_argument("--device", metavar="NAME", help="replay this device alone")
     replay.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_image(commands: argparse._SubParsersAction[_Parser]) -> None:
+    image = _add(
+        *(commands, "image", "debian FILE", "make a disk that boots, of Debian's packages"),
+        *(texts.IMAGE_DESCRIPTION, texts.IMAGE_EPILOG),
+    )
+    add = image.add_argument
+    add("kind", metavar="debian", type=one_of("image", ("debian",)), help="what it is made of")
+    add("file", metavar="FILE", help="the disk's file, a raw image")
+    add("--size", metavar="SIZE", default="1G", help="of the disk (default: 1G; sparse)")
+    add(
+        "--package",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a Debian package beyond the usual; may be given more than once",
+    )
+    add("--release", metavar="NAME", default="", help="Debian's, as trixie (default: this host's)")
+    add("--mirror", metavar="URL", default="", help="an archive of Debian's, for --release")
+    add("--hostname", metavar="NAME", default="debian", help="what the guest calls itself")
+    add(
+        "--password",
+        metavar="TEXT",
+        help="root's; without one, root is logged in on every console",
+    )
+    add("--json", action="store_true", help="print JSON: the files and the packages")
 
 
 def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
