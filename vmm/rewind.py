@@ -1,14 +1,15 @@
 """Going back: to an instruction that a guest has run already, by running it again up to there.
 
-A guest without interrupts does the same again from the same state. So a state is kept now and
+Between two interrupts a guest does the same again from the same state. So a state is kept now and
 then (`Rewind.mark`), and one instruction back is: back to the last mark, run to the exit before,
 and step by instructions until everything is as it is now; then the same again, one step less.
 
 Moments are told from another by the count of exits, by registers and, where these are the same, by
 memory. What is far back is looked for in windows between two exits that grow as they get older.
 
-That holds while nothing comes from outside: the time of day, a cycle counter, typed input, another
-processor. Where it does not come out, that is said, and the guest is left where it was.
+That holds while nothing comes from outside: an interrupt (KVM counts them), the time of day, a cycle
+counter, typed input, another processor. Where it does not come out, that is said, and the guest is
+left where it was.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Rewind:
     called again.
 
     Args:
-        machine: the machine, with one vCPU and without interrupt controllers.
+        machine: the machine, with one vCPU.
         rerun: how it is run again; between its runs unless given.
 
     Raises:
@@ -60,8 +61,6 @@ class Rewind:
     def __init__(self, machine: Machine, rerun: Rerun | None = None) -> None:
         if len(machine.vcpus) > 1:
             raise CannotRewind("several vCPUs do not do the same twice: use --cpus 1")
-        if machine.irqchip:
-            raise CannotRewind("interrupts come where they like: use --irqchip off")
         self._machine = machine
         self._rerun = BetweenRuns(machine) if rerun is None else rerun
         self._vcpu = machine.vcpus[0]
@@ -142,8 +141,10 @@ class Rewind:
         self._shift = self._vcpu.exits - self._vcpu.debug_exits - count
 
     def _search(self, present: _Moment, begin: Callable[[], Look]) -> Generator[None, None, Any]:
-        goal, moved = present, False
-        for number in range(len(self._marks) - 1, -1, -1):
+        goal, moved, first = present, False, len(self._marks)
+        while first and self._marks[first - 1].interrupts == present.interrupts:
+            first -= 1
+        for number in range(len(self._marks) - 1, first - 1, -1):
             mark = self._marks[number]
             for start, end in _windows(mark.exits, goal.exits):
                 yield from self._to(mark, start)
@@ -159,9 +160,9 @@ class Rewind:
                     return what
             goal = mark
         if not moved:
-            raise CannotRewind("this is where the way back begins")
-        yield from self._to(self._marks[0], self._marks[0].exits)
-        self._forget_behind(0)
+            raise CannotRewind(_nothing_before(interrupted=first > 0))
+        yield from self._to(self._marks[first], self._marks[first].exits)
+        self._forget_behind(first)
         return None
 
     def _forget_behind(self, number: int) -> None:
@@ -234,6 +235,8 @@ class _Moment:
 
     def __init__(self, exits: int, machine: Machine) -> None:
         self.exits = exits
+        self.interrupts = _interrupts(machine)
+        """How many had been delivered to the guest."""
         self.snapshot = machine.snapshot()
         parts = self.snapshot.vcpus[0].parts
         self._registers = (parts["regs"], parts["sregs"])
@@ -258,6 +261,24 @@ class _Moment:
         if self._fpu and bytes(vcpu.kvm.get_xsave())[_FPU_VALUES] != self._fpu:
             return False
         return self._memory.same(machine.memory)
+
+
+def _interrupts(machine: Machine) -> int:
+    if not machine.irqchip:
+        return 0
+    count = machine.kvm_stats().get("vcpu0", {}).get("irq_injections")
+    if not isinstance(count, int):
+        raise CannotRewind("this KVM does not count interrupts: use --irqchip off")
+    return count
+
+
+def _nothing_before(*, interrupted: bool) -> str:
+    if interrupted:
+        return (
+            "the way back begins behind the last interrupt, which would not come at the same "
+            "instruction again"
+        )
+    return "this is where the way back begins"
 
 
 def _windows(first: int, last: int) -> Iterator[tuple[int, int | None]]:

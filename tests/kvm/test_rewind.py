@@ -152,8 +152,36 @@ def test_a_guest_that_depends_on_something_else_is_left_where_it_was(machine):
     assert moment(m) == here
 
 
+def test_no_further_than_to_the_last_interrupt(boot):
+    m = boot("payload:pit_ticks")
+    rewind = Rewind(m)
+
+    def interrupts():
+        return m.kvm_stats()["vcpu0"]["irq_injections"]
+
+    while interrupts() < 3:
+        m.run(max_exits=1)
+    with pytest.raises(CannotRewind, match="behind the last interrupt"):
+        rewind.step()
+    rewind.mark()
+    here, count = bytes(m.regs.struct()), interrupts()
+    m.step()
+    assert interrupts() == count
+    rewind.step()
+    assert bytes(m.regs.struct()) == here
+    assert m.run(timeout=60).reason == "debug_exit"
+
+
+def test_controllers_without_interrupts_do_no_harm(loop):
+    m = loop(irqchip=True)
+    rewind = Rewind(m)
+    m.run(max_exits=4)
+    rewind.step()
+    assert (m.regs.rip, m.regs.rax & 0xFF) == (0x1007, 4)
+    assert rewind.go(lambda: m.regs.rip == 0x1004)
+    assert m.memory.read(0x2000, 1) == b"\3"
+
+
 def test_machines_that_do_not_do_the_same_twice(machine):
-    with pytest.raises(CannotRewind, match="interrupts"):
-        Rewind(machine(irqchip=True))
     with pytest.raises(CannotRewind, match="several vCPUs"):
         Rewind(machine(irqchip=True, cpus=2))

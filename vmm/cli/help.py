@@ -274,7 +274,7 @@ in gdb:
                                               it matters
   unset tdesc filename                        read the registers anew, where the guest has gone from
                                               16 to 32 to 64-bit mode ('vmm gdb' does so by itself)
-  reverse-stepi, reverse-continue, ...        back, with one vCPU and --irqchip off
+  reverse-stepi, reverse-continue, ...        back, with one vCPU, as far as to the last interrupt
 """
 
 PAUSE_DESCRIPTION = """\
