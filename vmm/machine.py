@@ -275,6 +275,21 @@ class Machine:
     def on_device_fault(self, ask: Callable[[DeviceFault], FaultChoice] | None) -> None:
         self._control.on_device_fault = ask
 
+    @property
+    def on_death(self) -> Callable[[Ending], bool] | None:
+        """Asked when the guest has died, for debuggers: True keeps the run from ending, if it was
+        held (`pause_soon`). `end` ends it with the same ending later, and `result_of` says what
+        that comes to. It runs on the vCPU's thread."""
+        return self._control.on_death
+
+    @on_death.setter
+    def on_death(self, ask: Callable[[Ending], bool] | None) -> None:
+        self._control.on_death = ask
+
+    def result_of(self, ending: Ending) -> RunResult:
+        """What the run in progress comes to, if it ends so."""
+        return self._runs.result_of(ending)
+
     # -- devices --------------------------------------------------------------------------
 
     def make(self, cls: Callable[P, AnyDevice], /, *args: P.args, **kwargs: P.kwargs) -> AnyDevice:

@@ -37,6 +37,7 @@ class MachineRuns:
     def __init__(self, machine: Machine, control: RunControl, backplane: Backplane) -> None:
         self.last: RunResult | None = None
         """How the last run ended; None while there is one."""
+        self._found: tuple[Ending, RunResult] | None = None
         self._machine = machine
         self._trace = machine.trace
         self._control = control
@@ -130,13 +131,21 @@ class MachineRuns:
 
     def _came_to(self, ending: Ending) -> RunResult:
         self._backplane.flush_journal()
+        self.last = self.result_of(ending)
+        return self.last
+
+    def result_of(self, ending: Ending) -> RunResult:
+        """What a run comes to that ends so; asked again, what it was the first time."""
+        if self._found is not None and self._found[0] is ending:
+            return self._found[1]
         state, autopsy = self._control.state, None
         exits, seconds = state.exits_of_run, state.seconds
         if ending.reason in EXPLAINED:
             from vmm.autopsy import Autopsy
 
             autopsy = Autopsy(self._machine, ending, exits, seconds)
-        self.last = RunResult(
+        result = RunResult(
             ending.reason, exits, ending.value, seconds, ending.vcpu, ending.detail, autopsy
         )
-        return self.last
+        self._found = ending, result
+        return result

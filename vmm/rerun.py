@@ -42,13 +42,17 @@ if TYPE_CHECKING:
             ...
 
 
-__all__ = ["BetweenRuns", "CannotRewind", "InHeldRun", "elsewhere"]
+__all__ = ["BetweenRuns", "CannotRewind", "GuestEnded", "InHeldRun", "elsewhere"]
 
 _PATIENCE_S = 0.2
 
 
 class CannotRewind(VmmError):
     """The way back is not known; the message says why. The machine is as it was."""
+
+
+class GuestEnded(CannotRewind):
+    """The guest ended where it was run again."""
 
 
 class BetweenRuns:
@@ -65,7 +69,7 @@ class BetweenRuns:
         """
         result = self._machine.run(timeout=None, max_exits=count)
         if result.reason != "max_exits":
-            raise ended(result.reason)
+            raise _ended(result.reason)
         return result.exits
 
     def instructions(self, behind: Callable[[bool], bool]) -> None:
@@ -128,7 +132,7 @@ class InHeldRun:
         if error is not None:
             raise error
         if ending is not None:
-            raise ended(ending.reason)
+            raise _ended(ending.reason)
 
 
 def _made_exit(event: Exit | None) -> bool:
@@ -142,6 +146,5 @@ def elsewhere(how: str) -> CannotRewind:
     )
 
 
-def ended(reason: str) -> CannotRewind:
-    """What is raised where the guest ends when it is run again."""
-    return elsewhere(f"the guest ended ({reason})")
+def _ended(reason: str) -> GuestEnded:
+    return GuestEnded(str(elsewhere(f"the guest ended ({reason})")))

@@ -7,16 +7,16 @@ and step by instructions until everything is as it is now; then the same again, 
 Moments are told from another by the count of exits, by registers and, where these are the same, by
 memory. What is far back is looked for in windows between two exits that grow as they get older.
 
-That holds while nothing comes from outside: an interrupt (KVM counts them), the time of day, a cycle
-counter, typed input, another processor. Where it does not come out, that is said, and the guest is
-left where it was.
+That holds while nothing comes from outside: an interrupt (KVM counts them), the time of day, a
+cycle counter, typed input, another processor. Where it does not come out, that is said, and the
+guest is left where it was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 
-from vmm.rerun import BetweenRuns, CannotRewind, elsewhere
+from vmm.rerun import BetweenRuns, CannotRewind, GuestEnded, elsewhere
 from vmm.snapshot.ram import Comparison
 
 TYPE_CHECKING = False
@@ -103,13 +103,14 @@ class Rewind:
             except StopIteration as end:
                 return end.value is not None
 
-    def back(self, begin: Callable[[], Look]) -> Generator[None, None, Any]:
+    def back(self, begin: Callable[[], Look], *, dead: bool = False) -> Generator[None, None, Any]:
         """Go back, as `go` does, in pieces: each `next` does one. Where that is given up (`close`)
         the guest is where it was.
 
         Args:
             begin: called at the first moment of a stretch that is looked through; gives what is
                 called at each of its moments.
+            dead: the guest has died of its last instruction, and the run is held nevertheless.
 
         Returns:
             What the last moment that is wanted is wanted for; None: there was none.
@@ -118,7 +119,7 @@ class Rewind:
             CannotRewind: running again leads elsewhere.
         """
         machine = self._machine
-        with _Moment(self._exits, machine) as present, machine.console.muted():
+        with _Moment(self._exits, machine, dead=dead) as present, machine.console.muted():
             try:
                 return (yield from self._search(present, begin))
             except BaseException:
@@ -209,8 +210,13 @@ class Rewind:
                 last = (steps, here)
             return False
 
-        if not arrived(0):
-            yield from self._step_until(arrived)
+        try:
+            if not arrived(0):
+                yield from self._step_until(arrived)
+        except GuestEnded:
+            if goal is None or not goal.dead:
+                raise
+            passed += 1
         return passed, last
 
     def _step_until(self, arrived: Callable[[int], bool]) -> Generator[None, None, None]:
@@ -233,8 +239,10 @@ class Rewind:
 class _Moment:
     """A state that is kept, and how many exits the guest had made."""
 
-    def __init__(self, exits: int, machine: Machine) -> None:
+    def __init__(self, exits: int, machine: Machine, *, dead: bool = False) -> None:
         self.exits = exits
+        self.dead = dead
+        """The guest has died here: what its processor holds is no moment of the guest's."""
         self.interrupts = _interrupts(machine)
         """How many had been delivered to the guest."""
         self.snapshot = machine.snapshot()
@@ -256,7 +264,7 @@ class _Moment:
 
     def is_now(self, exits: int, vcpu: Any, machine: Machine) -> bool:
         """Whether the machine is here."""
-        if not self.looks_like(exits, vcpu):
+        if self.dead or not self.looks_like(exits, vcpu):
             return False
         if self._fpu and bytes(vcpu.kvm.get_xsave())[_FPU_VALUES] != self._fpu:
             return False

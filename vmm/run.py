@@ -16,6 +16,7 @@ from vmm.census import Census
 from vmm.endings import Ending
 from vmm.errors import ConfigError, DeviceFault, FaultChoice
 from vmm.gate import Gate
+from vmm.result import DEATHS
 from vmm.run_state import RunState
 from vmm.vcpu import Vcpu
 
@@ -44,6 +45,9 @@ class RunControl:
         have not been seen yet."""
         self.on_device_fault: Callable[[DeviceFault], FaultChoice] | None = None
         """Asked what becomes of an access whose device raised, while all vCPUs stand still."""
+        self.on_death: Callable[[Ending], bool] | None = None
+        """Asked on a vCPU's thread when the guest has died; True keeps the run, which it must have
+        held, from ending with that."""
         self._census = Census(self.state, self.gate)
         self._alone = False
         """One vCPU makes a step while the others stand still."""
@@ -227,9 +231,12 @@ class RunControl:
             return False
         if self.harvest is not None:
             self.harvest(vcpu, vcpu.exits - before)
-        if ending is not None:
+        if ending is not None and not self._is_kept(ending):
             state.end(ending)
-        return ending is None
+        return state.ending is None
+
+    def _is_kept(self, ending: Ending) -> bool:
+        return self.on_death is not None and ending.reason in DEATHS and self.on_death(ending)
 
     def start_workers(self, work: Callable[[Vcpu], None]) -> list[threading.Thread]:
         """Start a thread for each vCPU; what one raises ends the run for all."""

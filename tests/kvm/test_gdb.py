@@ -307,6 +307,27 @@ def test_a_guest_that_died_can_be_looked_at(gdb, machine):
     assert gdb.run.result().reason == "shutdown"
 
 
+def test_back_from_death(gdb, machine):
+    m = machine("b003 88042500200000 e680 90 0f0b", "long")
+    m.on_out(0x80)(lambda value, size: None)
+    gdb.start(m)
+    said = gdb(
+        "continue", "monitor explain", "reverse-stepi", "x/i $pc", "reverse-stepi", "x/i $pc",
+        "reverse-stepi", "p $al", "watch *(char *) 0x2000", "continue", "delete",
+        "break *0x1002", "reverse-continue", "x/i $pc", "continue", "continue",
+    )  # fmt: skip
+    order = [
+        "SIGSEGV", "=> 0x100c:\tud2", "=> 0x100b:\tnop", "$1 = 3",
+        "Program received signal SIGSEGV", "Breakpoint 2, ", "=> 0x1002:", "SIGSEGV",
+        "exited with code 06",
+    ]  # fmt: skip
+    at = 0
+    for text in order:
+        at = said.index(text, at) + len(text)
+    assert "triple fault" in said
+    assert gdb.run.result().reason == "shutdown"
+
+
 def test_what_is_no_gdb_is_hung_up_on(gdb, machine, until):
     import socket
 

@@ -57,8 +57,12 @@ class History:
         """The debugger has changed the guest: what was before leads elsewhere."""
         self.close()
 
-    def back(self, *, step: bool) -> Generator[None, None, Met | None]:
+    def back(self, *, step: bool, dead: bool = False) -> Generator[None, None, Met | None]:
         """Go back in pieces: by one instruction, or to where a point was met.
+
+        Args:
+            step: by one instruction.
+            dead: the guest has died, and is held.
 
         Returns:
             The point; None: none was met on the way, and the guest is where it begins.
@@ -66,10 +70,11 @@ class History:
         Raises:
             VmmError: that way is not known; the guest is where it was.
         """
-        self.keep()
+        if not dead:
+            self.keep()
         if self._rewind is None:
             raise VmmError(f"no way back: {self._why_not}")
-        found = yield from self._rewind.back(lambda: self._look(step=step))
+        found = yield from self._rewind.back(lambda: self._look(step=step), dead=dead)
         return found if isinstance(found, Met) else None
 
     def close(self) -> None:

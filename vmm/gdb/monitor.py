@@ -13,7 +13,6 @@ from vmm.errors import VmmError
 from vmm.explain.page_walk import walk
 from vmm.gdb.registers import state_of
 from vmm.gdb.target import Target
-from vmm.lifecycle import Phase
 
 __all__ = ["Monitor"]
 
@@ -107,8 +106,8 @@ class Monitor:
 
     def do_explain(self, _: str) -> str:
         """explain         how the run ended, where it has"""
-        result = self._machine.last_result
-        if result is None or self._machine.phase is Phase.RUNNING:
+        result = self._target.result
+        if result is None:
             return "the guest has not ended"
         return result.report()
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import NamedTuple
 
+from vmm.endings import Ending
 from vmm.errors import LifecycleError, VmmError
 from vmm.gdb.history import History
 from vmm.gdb.memory import DebugMemory
@@ -91,6 +92,8 @@ class Target:
         self._kept = False
         self._way: Generator[None, None, Met | None] | None = None
         self._halting: Stop | None = None
+        self._death: Ending | None = None
+        self._told_death = False
         self._met: list[Met] = []
         self._lock = threading.Lock()
         self._result: RunResult | None = None
@@ -116,7 +119,8 @@ class Target:
     # -- holding --------------------------------------------------------------------------
 
     def hold(self) -> None:
-        """Have the machine stand, now or when its run begins."""
+        """Have the machine stand, now or when its run begins; a guest that dies is kept."""
+        self.machine.on_death = self._died
         self.machine.hold_runs(HOLD, True)
         self._stands()
 
@@ -127,6 +131,8 @@ class Target:
         self._give_up_way()
         self.points.clear()
         self.history.close()
+        self.machine.on_death = None
+        self._bury()
         self._going = None
         self._let_go()
 
@@ -144,6 +150,13 @@ class Target:
         with self._lock:
             self._result = result
         self._wake()
+
+    @property
+    def result(self) -> RunResult | None:
+        """How the guest ended, where it has."""
+        if self._death is not None:
+            return self.machine.result_of(self._death)
+        return None if self.machine.phase is Phase.RUNNING else self.machine.last_result
 
     # -- going on -------------------------------------------------------------------------
 
@@ -164,6 +177,8 @@ class Target:
             return None
         if self._result is not None:
             return self._came_to_end(self._result)
+        if self._death is not None and not self._told_death:
+            return self._halt_dead(self._death)
         if self._halting is not None:
             self._give_up_way()
             return self._halt(self._halting)
@@ -179,10 +194,16 @@ class Target:
     # -- inside ---------------------------------------------------------------------------
 
     def _on(self, going: Going) -> Stop | None:
+        if self._death is not None and not going.back:
+            self._free = True
+            self._bury()
+            self._let_go()
+            return None
         if not self._kept:
             if not self._stands():
                 return None
-            self.history.keep()
+            if self._death is None:
+                self.history.keep()
             self._kept = True
         if going.back:
             return self._back(going)
@@ -203,10 +224,11 @@ class Target:
     def _back(self, going: Going) -> Stop | None:
         """A piece of the way back."""
         if self._way is None:
-            self._way = self.history.back(step=going.steps)
+            self._way = self.history.back(step=going.steps, dead=self._death is not None)
         try:
             next(self._way)
         except StopIteration as end:
+            self._death = None
             met: Met | None = end.value
             stop = _stop(met) if met else Stop(0, SIGTRAP, begins=not going.steps)
         except LifecycleError:
@@ -239,7 +261,7 @@ class Target:
             self.points.look(breakpoints=bool(going.end))
         for _ in range(_CHUNK if going.end else 1):
             self.machine.step_held(vcpu.index, _PATIENCE_S)
-            if self._result is not None or not self._stands():
+            if self._result is not None or self._death is not None or not self._stands():
                 return None
             met = self.points.behind(vcpu)
             if met is not None:
@@ -273,6 +295,8 @@ class Target:
                 self.notes.append("the guest has come to where this host cannot step (CPL 3)")
                 return self._halt(Stop(vcpu.index, SIGTRAP))
             self.machine.step_held(vcpu.index, _PATIENCE_S, until=until)
+            if self._death is not None:
+                return None
             if found:
                 return self._halt(_stop(found[0]))
         return None
@@ -286,6 +310,19 @@ class Target:
         self.points.disarm()
         self._going, self.last = None, stop
         return stop
+
+    def _halt_dead(self, ending: Ending) -> Stop | None:
+        """Have the machine stand where the guest has died."""
+        self._told_death = True
+        summary = self.machine.result_of(ending).summary()
+        self.notes.append(f"{summary}; it can be looked at, 'monitor explain' says why")
+        return self._halt(Stop(ending.vcpu, SIGSEGV))
+
+    def _bury(self) -> None:
+        """End the run with what the guest has died of, if it has."""
+        if self._death is not None:
+            self._exited = True
+            self.machine.end(self._death)
 
     def _came_to_end(self, result: RunResult) -> Stop | Ended:
         self._give_up_way()
@@ -310,6 +347,16 @@ class Target:
     def _let_go(self) -> None:
         self.machine.hold_runs(HOLD, False)
         self.machine.resume(hold=HOLD)
+
+    def _died(self, ending: Ending) -> bool:
+        """The guest has died: on a vCPU's thread. The run is held and goes no further."""
+        if self._death is not None:
+            return False
+        self.machine.result_of(ending)  # before registers are lost
+        self._told_death, self._death = False, ending
+        self.machine.pause_soon(hold=HOLD)
+        self._wake()
+        return True
 
     def _was_met(self, met: Met) -> None:
         """A vCPU has met a point: on its thread."""
