@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 KVM    ?= auto
 JUNIT  ?= junit.xml
 LAB_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lab bench fuzz screenshots payloads clean
+.PHONY: help demo test lint lab bench bench-linux fuzz screenshots payloads clean
 
 help: ## what can be made
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # One stamp for each set of dependencies: the demo needs no test tools.
 SOURCES := pyproject.toml setup.py $(wildcard kvm_bindings/_fastrun_build.py)
@@ -45,6 +46,10 @@ lab: $(VENV)/.base ## the KVM tests on an emulated AMD-V host (needs QEMU, no KV
 
 bench: $(VENV)/.base ## measure beside a C monitor and QEMU; JSON is kept in bench-results/
 	$(BIN)/python tests/bench/run.py
+
+bench-linux: $(VENV)/.base ## boot Debian's kernel beside QEMU's microvm, in the lab
+	$(BIN)/python -m vmm.lab --package qemu-system-x86 --silence 300 --retries 1 -- \
+		python3 tests/bench/linux.py $(BENCH_ARGS)
 
 fuzz: $(VENV)/.fuzz ## longer fuzzing of loaders and devices with atheris (SECONDS_EACH=60)
 	$(BIN)/python tests/fuzz/run.py $(SECONDS_EACH)

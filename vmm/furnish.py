@@ -37,7 +37,8 @@ def furnish(
 
     Args:
         machine: has no devices yet.
-        settings: of `vmm.launch.boot`: input, testdev, bios, image, boot_drive, disks, devices.
+        settings: of `vmm.launch.boot`: input, testdev, bios, image, boot_drive, disks, devices,
+            and those of virtio devices.
         console: called with the guest's output.
         terminal: the console understands cursor movement and colours.
         private: what the guest writes to its disks is its own, and gone with it.
@@ -65,6 +66,10 @@ def furnish(
             com1=machine.devices["com1"],
             terminal=terminal,
         )
+    if any(settings.get(kind) for kind in ("net", "vsock", "share", "balloon")):
+        from vmm.virtio.options import add_devices
+
+        add_devices(machine, settings, folder)
     if settings["devices"]:
         from vmm.userdev import add_user_device
 

@@ -67,7 +67,12 @@ def boot(
     strict: bool = False,
     huge_pages: bool = False,
     testdev: bool = False,
+    net: Sequence[str] = (),
+    vsock: str | None = None,
+    share: Sequence[str] = (),
+    balloon: bool = False,
     devices: Sequence[str] = (),
+    name: str = "",
     symbols: str | Path | None = None,
     input: InputRoute = "auto",
     trace: str | bool = True,
@@ -94,7 +99,12 @@ def boot(
         strict: an access that no device claims ends the run.
         huge_pages: back RAM with 2 MiB pages.
         testdev: add QEMU's pc-testdev.
+        net: network cards: "user", "user,tcp=2222:22", "tap=tap0" (`vmm.virtio.net_options`).
+        vsock: sockets between guest and host: the guest's address ("3"), or "3,unix=PATH".
+        share: folders that the guest can mount: "DIR" or "DIR,tag=NAME".
+        balloon: let the guest give memory back.
         devices: devices of your own, each as "FILE.py:CLASS@pio:0x10" (`vmm.userdev`).
+        name: the machine's; network cards have addresses that belong to it.
         symbols: a file with names for the guest's addresses, ELF or as nm prints them; None: the
             image itself, if it is an ELF file.
         input: where `machine.console.send` goes.
@@ -167,6 +177,11 @@ def boot(
             "input": input,
             "bios": plan.bios,
             "folder": os.getcwd(),
+            "net": list(net),
+            "vsock": vsock,
+            "share": list(share),
+            "balloon": balloon,
+            "name": name,
             "devices": list(devices),
             "symbols": None if symbols is None else str(symbols),
         }

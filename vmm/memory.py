@@ -69,6 +69,9 @@ class GuestMemory:
         self._starts: list[int] = []
         self.base: tuple[int, int] | None = None
         """The file, and where in it, that RAM is a private copy of; None: RAM is `fd` itself."""
+        self.unseen_writers: list[str] = []
+        """Who writes to RAM besides guest and VMM, so that nobody notes it."""
+        self._shared_with = ""
         self.written: set[int] | None = None
         """The pages (gpa / 4096) that the host wrote to, or may have, where somebody wants to
         know; those that the guest wrote to are in KVM's log."""
@@ -130,6 +133,7 @@ class GuestMemory:
         Raises:
             OSError: the file cannot be mapped.
         """
+        self._refuse_while_shared()
         if self.huge_pages:
             raise ConfigError("memory of huge pages cannot be mapped from a file")
         for region in self._regions:
@@ -142,6 +146,22 @@ class GuestMemory:
         if self.written is not None:
             self.written.clear()
 
+    def shared_fd(self, who: str) -> int:
+        """Return RAM's file, for another process to map; from then on RAM stays that file.
+
+        Args:
+            who: called so in messages.
+
+        Raises:
+            ConfigError: RAM is a private copy of something, which no other process sees.
+        """
+        if self.base is not None:
+            raise ConfigError(
+                f"{who}: another process cannot see the memory of a machine out of a snapshot"
+            )
+        self._shared_with = who
+        return self.fd
+
     def freeze(self) -> None:
         """Make RAM a private copy of what it is now: its file gets no more writes and can be shared
         with other machines (`base`). Not where it is a private copy already.
@@ -150,6 +170,7 @@ class GuestMemory:
             ConfigError: RAM is made of huge pages.
             OSError: the host refuses.
         """
+        self._refuse_while_shared()
         if self.huge_pages:
             raise ConfigError("memory of huge pages cannot be shared with a copy")
         self.base, self.fd = (self.fd, 0), -1
@@ -282,6 +303,10 @@ class GuestMemory:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def _refuse_while_shared(self) -> None:
+        if self._shared_with:
+            raise ConfigError(f"memory is shared with {self._shared_with}, and cannot be replaced")
 
     def _note(self, gpa: int, size: int) -> None:
         assert self.written is not None

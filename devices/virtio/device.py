@@ -74,6 +74,10 @@ class VirtioDevice:
     blocks: bool = False
     """Its requests may take long: they are served on threads of its own, one a queue, and not
     under the machine's lock."""
+    handed_over: tuple[int, ...] = ()
+    """The queues that others serve, who interrupt the driver past this process."""
+    common: int = INDIRECT_DESC | EVENT_IDX | VERSION_1 | RING_RESET
+    """The features that it offers and that belong to no device type."""
     name: str = "virtio"
 
     def __init__(self) -> None:
@@ -98,6 +102,15 @@ class VirtioDevice:
         Raises:
             RingError: a chain is none, or no request of this type; the device needs a reset.
         """
+
+    def pause(self) -> None:
+        """Have others serve its queues no more, for a while."""
+
+    def resume(self) -> None:
+        """Have them served again."""
+
+    def close(self) -> None:
+        """Give back what it holds outside. May be called twice."""
 
     def write_config(self, name: str, value: int) -> None:
         """The driver has written to a register of the configuration space."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 from functools import partial
 
 from devices.registers import Register, RegisterDevice, RegisterTable, bits
-from devices.virtio.transport import Transport
+from devices.virtio.transport import USED_BUFFER, Transport
 from devices.wiring import Signal, StateError, no_signal
 
 TYPE_CHECKING = False
@@ -164,7 +164,8 @@ class VirtioMmio(RegisterDevice):
 
     def read_InterruptStatus(self) -> int:
         """Return what the driver has been interrupted for."""
-        return self.transport.interrupt_status
+        # Of interrupts that others raise nothing is known: there may be used buffers.
+        return self.transport.interrupt_status | (USED_BUFFER if self.device.handed_over else 0)
 
     def write_InterruptACK(self, value: int) -> None:
         """Take back what was handled."""

@@ -21,10 +21,11 @@ from devices.wiring import StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import ClassVar, Protocol
 
     from devices.protocols import State
+    from devices.token_bucket import RateLimit
     from devices.virtio.queue import Chain, Queue
 
     class Link(Protocol):
@@ -102,7 +103,17 @@ class NetState(Record):
 
 
 class Net(VirtioDevice):
-    """A network card with the given MAC address (6 bytes) at a link."""
+    """A network card at a link.
+
+    Args:
+        link: the host's end of the cable.
+        mac: the card's address, 6 bytes.
+        send_limit, receive_limit: how much passes each way.
+        later: calls something after so many seconds; needed for limits.
+
+    Raises:
+        ValueError: the address is none, or one of a group.
+    """
 
     device_id = 1
     name = "virtio-net"
@@ -115,8 +126,20 @@ class Net(VirtioDevice):
         Register("mtu", 10, size=2, access="r"),
     )
 
-    def __init__(self, link: Link, mac: bytes) -> None:
+    def __init__(
+        self,
+        link: Link,
+        mac: bytes,
+        *,
+        send_limit: RateLimit | None = None,
+        receive_limit: RateLimit | None = None,
+        later: Callable[[float, Callable[[], None]], None] | None = None,
+    ) -> None:
         super().__init__()
+        self._limits = (receive_limit, send_limit)
+        self._later = later
+        self._waits = [False, False]
+        """Which of the queues is left alone until its limit lets it go on."""
         if len(mac) != 6 or mac[0] & 1:
             raise ValueError("a card's MAC address is 6 bytes, bit 0 of the first one clear")
         self._link = link
@@ -147,7 +170,7 @@ class Net(VirtioDevice):
 
     def accepts(self, features: int) -> bool:
         """Whether the chosen offloads have what they need."""
-        return all(features & needed for wanting, needed in _NEEDS if features & wanting)
+        return sound(features)
 
     def activate(self, features: int) -> None:
         """Tell the link which offloads there are."""
@@ -158,6 +181,7 @@ class Net(VirtioDevice):
         """Forget what the driver did."""
         self._agreed = 0
         self._held = b""
+        self._waits = [False, False]
 
     def serve(self, queue: Queue) -> None:
         """Send what the guest has for the link, or give it what the link has."""
@@ -194,7 +218,7 @@ class Net(VirtioDevice):
     # -- sending ---------------------------------------------------------------------------
 
     def _send(self, queue: Queue) -> None:
-        for chain in queue:
+        while not self._has_to_wait(TX) and (chain := queue.pop()) is not None:
             size = chain.readable_bytes - HEADER_SIZE
             if chain.writable:
                 raise RingError("a buffer to be written in the transmit queue")
@@ -206,14 +230,35 @@ class Net(VirtioDevice):
                 self.sent_bytes += size
             else:
                 self.dropped_frames += 1
+            self._count(TX, size)
             queue.push(chain, 0)
+
+    # -- limits ----------------------------------------------------------------------------
+
+    def _has_to_wait(self, queue: int) -> bool:
+        """Whether the limit of a queue is reached; it is served again when it may go on."""
+        limit = self._limits[queue]
+        wait_ns = 0 if limit is None else limit.wait_ns()
+        if wait_ns and self._later is not None and not self._waits[queue]:
+            self._waits[queue] = True
+            self._later(wait_ns / 1e9, lambda: self._go_on(queue))
+        return bool(wait_ns)
+
+    def _go_on(self, queue: int) -> None:
+        self._waits[queue] = False
+        if self.transport is not None:
+            self.transport.kick(queue)
+
+    def _count(self, queue: int, size: int) -> None:
+        limit = self._limits[queue]
+        if limit is not None:
+            limit.take(max(size, 0))
 
     # -- receiving -------------------------------------------------------------------------
 
     def _receive(self, queue: Queue) -> None:
         for _ in range(_BATCH):
-            chain = queue.pop()
-            if chain is None:
+            if self._has_to_wait(RX) or (chain := queue.pop()) is None:
                 return
             if not self._fill(queue, chain):
                 return
@@ -250,6 +295,7 @@ class Net(VirtioDevice):
         queue.push_all(used)
         self.received_frames += 1
         self.received_bytes += size - HEADER_SIZE
+        self._count(RX, size - HEADER_SIZE)
         return True
 
     def _take(self, parts: list[memoryview]) -> int:
@@ -269,6 +315,11 @@ class Net(VirtioDevice):
     @property
     def _merges(self) -> bool:
         return bool(self._agreed & MRG_RXBUF)
+
+
+def sound(features: int) -> bool:
+    """Say whether the offloads among these features have what they need."""
+    return all(features & needed for wanting, needed in _NEEDS if features & wanting)
 
 
 def _behind(parts: list[memoryview], offset: int) -> list[memoryview]:

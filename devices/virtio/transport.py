@@ -55,7 +55,6 @@ _DRIVERS = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED
 USED_BUFFER, CONFIG_CHANGED = 1, 2
 """Bits of the interrupt status."""
 
-_COMMON = VERSION_1 | INDIRECT_DESC | EVENT_IDX | RING_RESET
 _QUEUE_WIDTHS = (16, 64, 64, 64, 1, 16, 16, 16)
 """Bits of the numbers that the state has of a queue."""
 _PASSES = 8
@@ -128,7 +127,7 @@ class Transport:
         self._guard = guard or Unguarded()
         self._still = still or Unguarded()
         self._kick = kick or self._serve_here
-        self.offered = self.device.features | _COMMON
+        self.offered = self.device.features | self.device.common
         """The features that the device offers."""
         self.queues = [Queue(n, size) for n, size in enumerate(self.device.queue_sizes)]
         self.status = 0

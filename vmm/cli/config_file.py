@@ -186,6 +186,9 @@ def _placed(option: RunOption, text: str, folder: str) -> str:
             return os.path.join(folder, text)
     elif "unix:PATH" in option.takes and text.startswith("unix:"):
         return "unix:" + os.path.join(folder, text.removeprefix("unix:"))
+    elif "unix=PATH" in option.takes and ",unix=" in text:
+        head, _, path = text.partition(",unix=")
+        return f"{head},unix={os.path.join(folder, path)}"
     return text
 
 

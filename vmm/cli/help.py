@@ -76,6 +76,13 @@ formats:
   pvh          an ELF kernel with a PVH note, Linux or not, with --append and --initrd
   firmware     a ROM below 4 GiB, from the reset vector
 
+network cards:
+  --net user                        the guest gets the host's address by DHCP; needs passt
+  --net user,tcp=2222:22            the host's port 2222 leads to the guest's port 22; also udp=
+  --net tap=tap0                    a tap device; the kernel passes the frames where it can
+  ...,mac=52:54:00:12:34:56         the card's address; otherwise --name decides, or chance
+  ...,vhost=on|off ...,rate=10M     insist or do without; bytes a second, each way
+
 devices of your own:
   --device FILE.py:CLASS@pio:0x10-0x17,irq=5     at ports; irq and name= may be left out
   --device FILE.py:CLASS@mmio:0xd0000000+0x1000  at guest-physical addresses

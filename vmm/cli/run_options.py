@@ -95,6 +95,30 @@ RUN_OPTIONS = (
         takes="FILE[:ro|:cow]",
         repeated=True,
     ),
+    RunOption(
+        "--net",
+        "machine",
+        "a network card: 'user' needs no privileges (passt), 'tap=NAME' is a tap device; more "
+        "below; may be given more than once",
+        takes="user|tap=NAME[,KEY=VALUE...]",
+        repeated=True,
+    ),
+    RunOption(
+        "--vsock",
+        "machine",
+        "sockets between guest and host; the guest's address is CID, 3 or above; unix=: served on "
+        "Unix sockets instead of by the kernel",
+        takes="CID[,unix=PATH]",
+    ),
+    RunOption(
+        "--share",
+        "machine",
+        "a folder that the guest can mount (mount -t virtiofs NAME /mnt; NAME is the folder's own "
+        "unless given); may be given more than once",
+        takes="DIR[,tag=NAME]",
+        repeated=True,
+    ),
+    RunOption("--balloon", "machine", "let the guest give memory back ('vmm balloon')"),
     RunOption("--huge-pages", "machine", "back RAM with the host's 2 MiB pages"),
     RunOption("--testdev", "machine", "add QEMU's pc-testdev, for kvm-unit-tests"),
     RunOption(

@@ -18,6 +18,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import tempfile
 from collections.abc import Sequence
 
 from vmm.errors import ConfigError
@@ -61,6 +62,7 @@ class Passt:
             raise ConfigError(
                 "--net user: passt is not installed (Debian, Ubuntu: apt install passt)"
             )
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115
         self.socket, theirs = socket.socketpair()
         with theirs:
             command = [program, "--foreground", "--quiet", "--fd", str(theirs.fileno())]
@@ -74,12 +76,13 @@ class Passt:
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
+                    stderr=self._words,  # a pipe that nobody reads would hold it up one day
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,  # Ctrl-C is the VMM's to handle
                 )
             except OSError as error:
                 self.socket.close()
+                self._words.close()
                 raise ConfigError(f"--net user: {program}: {error.strerror}") from None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STARTED_S)
@@ -139,8 +142,7 @@ class Passt:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            if self._process.stderr is not None:
-                self._process.stderr.close()
+            self._words.close()
 
     def _next(self) -> memoryview | None:
         while self.fd >= 0:
@@ -181,8 +183,8 @@ class Passt:
         return bool(poll.poll(milliseconds))
 
     def _last_words(self) -> str:
-        assert self._process.stderr is not None
-        with self._process.stderr as stream:
-            lines = stream.read().decode(errors="replace").splitlines()
+        with self._words as file:
+            file.seek(0)
+            lines = file.read().decode(errors="replace").splitlines()
         told = [line.strip() for line in lines if line.strip() and "syslog" not in line]
         return told[-1] if told else f"status {self._process.returncode}, without a word"

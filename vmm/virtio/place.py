@@ -20,8 +20,9 @@ from collections.abc import Callable
 
 from devices.virtio.mmio import NOTIFY, VirtioMmio
 from kvm_bindings import constants as c
-from vmm.errors import DeviceFault
+from vmm.errors import ConfigError, DeviceFault
 from vmm.trace.layout import QUEUE
+from vmm.virtio.handed_over import HandedOver
 from vmm.virtio.worker import QueueWorker
 from vmm.virtio_slots import Slot
 
@@ -58,6 +59,11 @@ class VirtioPlace:
         has = machine.hardware.has
         self.eventfds = bool(machine.irqchip and has(c.KVM_CAP_IRQFD) and has(c.KVM_CAP_IOEVENTFD))
         """Whether KVM carries notifications and interrupts by eventfds."""
+        if device.handed_over and not self.eventfds:
+            raise ConfigError(
+                f"{name}: who serves it is told by KVM; the machine needs interrupt controllers "
+                "(irqchip)"
+            )
         self._line = machine.irq(slot.gsi)
         self._irq_fd = -1
         self._workers: list[QueueWorker] = []
@@ -94,8 +100,10 @@ class VirtioPlace:
                 if not exits:
                     flags = c.KVM_IOEVENTFD_FLAG_DATAMATCH
                     machine.vm.ioeventfd(fd, slot.gpa + NOTIFY, 4, flags, index)
-                if not self._workers:
+                if not self._workers and index not in device.handed_over:
                     machine.events.watch(fd, self._on_event(index, fd))
+        if isinstance(device, HandedOver):
+            device.connect(machine.memory, self._fds, self._irq_fd)
 
     # -- standing still ---------------------------------------------------------------------
 
@@ -105,10 +113,13 @@ class VirtioPlace:
             self._lock.acquire()
         for worker in self._workers:
             worker.pause()
+        self.device.pause()
 
     def resume(self) -> None:
         """Go on: what may have come meanwhile, or before the device was put here, is looked for,
         and the driver is interrupted again for what it has not acknowledged."""
+        if self._machine.complete:
+            self.device.resume()
         self._release()
         self.wake()
 
@@ -134,6 +145,7 @@ class VirtioPlace:
         for worker in self._workers:
             worker.close()
         with self._lock:
+            self.device.close()
             self.transport.detach()
         if not self._workers:
             for fd in self._fds:

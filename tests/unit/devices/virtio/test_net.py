@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devices.token_bucket import RateLimit, TokenBucket
 from devices.virtio.driver import Driver, Ram
 from devices.virtio.mmio import VirtioMmio
 from devices.virtio.net import Net
@@ -259,3 +260,41 @@ def test_frames_arrive_whole_and_in_order(
     assert got == frames[: len(got)]
     waiting = len(setup.cable.gives) + bool(setup.card._held)
     assert len(got) + waiting == len(frames)
+
+
+def test_limits_are_kept_and_nothing_is_lost() -> None:
+    now = [1_000_000_000]
+    due: list[tuple[float, Callable[[], None]]] = []
+
+    def limit() -> RateLimit:
+        return RateLimit(ops=TokenBucket(10, 2, clock=lambda: now[0]))
+
+    cable, memory = Cable(), Ram(1 << 20)
+    card = Net(
+        cable,
+        ADDRESS,
+        send_limit=limit(),
+        receive_limit=limit(),
+        later=lambda seconds, call: due.append((seconds, call)),
+    )
+    device = VirtioMmio(card, memory=memory)
+    driver = Driver(device, memory, 0x1000, room=0x8000)
+    assert driver.start(MRG_RXBUF)
+    rx, tx = driver.queues
+    memory.write(0x10000, bytes(HEADER) + FRAME)
+    for n in range(5):
+        tx.add([(0x10000, HEADER + len(FRAME))])
+        rx.add(writable=[(0x20000 + n * 1000, 1000)])
+        driver.notify(TX)
+        driver.notify(RX)
+    cable.gives = [FRAME] * 5
+    device.transport.kick(RX)
+    assert (len(cable.sent), len(rx.finished())) == (2, 2)
+    assert len(due) == 2  # one timer a queue, however often it is asked
+    while due:
+        seconds, call = due.pop(0)
+        assert 0 < seconds <= 0.1001
+        now[0] += int(seconds * 1e9) + 1
+        call()
+    assert (len(cable.sent), len(rx.finished())) == (5, 3)
+    assert len(tx.finished()) == 5

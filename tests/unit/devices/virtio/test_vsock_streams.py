@@ -366,6 +366,7 @@ def test_a_stream_arrives_whole_both_ways(
             guest.send(CREDIT_UPDATE, room=room, forwarded=len(received))
         if got is not None and got[0].op == SHUTDOWN:
             break
+    guest.send(RW, text[sent:], room=room, forwarded=len(received))
     guest.send(SHUTDOWN, flags=SEND, room=room, forwarded=len(received))
     while guest.streams.wants_write(end):
         end.takes = 600

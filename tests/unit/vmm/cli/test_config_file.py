@@ -89,7 +89,7 @@ def test_without_any_image_both_places_are_named(config):
 def test_names_of_files_are_relative_to_the_file(config, tmp_path, monkeypatch):
     config(
         'image="k"\nmodule=["m a/b"]\ndevice=["d.py:D@pio:1"]\ntrace="/t"\njson="-"\n'
-        'gdb="unix:g"\nappend="x/y"\n'
+        'gdb="unix:g"\nappend="x/y"\nshare=["s,tag=t"]\nvsock="3,unix=v"\n'
     )
     found = run_options("--config", str(tmp_path / "vm.toml"))
     assert found.image == str(tmp_path / "k")
@@ -97,6 +97,8 @@ def test_names_of_files_are_relative_to_the_file(config, tmp_path, monkeypatch):
     assert found.device == [str(tmp_path / "d.py:D@pio:1")]
     assert (found.trace, found.json, found.append) == ("/t", "-", "x/y")
     assert found.gdb == f"unix:{tmp_path / 'g'}"
+    assert found.share == [f"{tmp_path / 's'},tag=t"]
+    assert found.vsock == f"3,unix={tmp_path / 'v'}"
     monkeypatch.chdir(tmp_path)
     assert run_options("--config", "vm.toml").image == "k"
 
@@ -218,7 +220,7 @@ def test_what_is_printed_and_read_again_is_the_same(tmp_path_factory, words):
     path.write_text(to_toml(once), encoding="utf-8", newline="")
     again = run_options("--config", str(path))
     assert to_toml(again) == to_toml(once)
-    same = {o.dest for o in IN_A_FILE if not o.names_file and "unix:" not in o.takes}
+    same = {o.dest for o in IN_A_FILE if not o.names_file and "unix" not in o.takes}
     for name in same:
         assert getattr(again, name) == getattr(once, name)
 

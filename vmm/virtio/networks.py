@@ -1,0 +1,120 @@
+"""Network cards: from what `--net` says to a device in a machine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from devices.token_bucket import RateLimit, TokenBucket
+from devices.virtio.net import RX, Net
+from kvm_bindings import KvmError
+from vmm.errors import ConfigError
+from vmm.host.passt import Passt
+from vmm.host.tap import Tap
+from vmm.virtio.handed_types import HandedNet
+from vmm.virtio.net_options import NetOptions, mac_of, parse_net
+from vmm.virtio.servers import KernelNet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from devices.virtio.device import VirtioDevice
+    from vmm.machine import Machine
+    from vmm.virtio.place import VirtioPlace
+
+__all__ = ["add_net"]
+
+
+def add_net(machine: Machine, text: str, *, number: int = 0, name: str = "") -> VirtioPlace:
+    """Give a machine a network card.
+
+    Args:
+        machine: has interrupt controllers.
+        text: what stands behind `--net`.
+        number: of the machine's cards, from 0.
+        name: the machine's, to which the card's address belongs.
+
+    Raises:
+        ConfigError: the network cannot be had.
+    """
+    options = parse_net(text)
+    mac = mac_of(name, number) if options.mac is None else options.mac
+    if options.tap is None:
+        link: Tap | Passt = Passt(tcp=options.tcp, udp=options.udp, interface=options.interface)
+    else:
+        link = Tap(options.tap)
+        if options.vhost is not False and options.rate is None:
+            handed = _hand_over(link, mac, options)
+            if handed is not None:
+                return machine.add_virtio(handed)
+    card = _Card(machine, link, mac, options.rate)
+    return machine.add_virtio(card)
+
+
+def _hand_over(tap: Tap, mac: bytes, options: NetOptions) -> VirtioDevice | None:
+    """A card whose frames the kernel passes; None where it cannot and need not."""
+    try:
+        return HandedNet(KernelNet(tap), mac)
+    except KvmError as error:
+        if options.vhost:
+            tap.close()
+            raise ConfigError(f"--net tap={tap.name},vhost=on: {error}") from None
+        return None
+
+
+class _Card(Net):
+    """A card whose frames pass through this process; the link is watched while it is empty."""
+
+    def __init__(self, machine: Machine, link: Tap | Passt, mac: bytes, rate: int | None) -> None:
+        self._machine = machine
+        self._host = link
+
+        def limit() -> RateLimit | None:
+            return None if rate is None else RateLimit(size=TokenBucket(rate))
+
+        super().__init__(
+            _Watched(self, link),
+            mac,
+            send_limit=limit(),
+            receive_limit=limit(),
+            later=machine.events.call_later,
+        )
+
+    def wait_for_frames(self) -> None:
+        """There is no frame now: have it noticed when there is one."""
+        fd = self._host.fd
+        if fd >= 0:
+            with contextlib.suppress(OSError):  # it was closed just now
+                self._machine.events.watch(fd, lambda: self._frames(fd))
+
+    def close(self) -> None:
+        """Pull the cable out."""
+        if self._host.fd >= 0:
+            self._machine.events.unwatch(self._host.fd)
+        self._host.close()
+
+    def _frames(self, fd: int) -> None:
+        self._machine.events.unwatch(fd)
+        if self._host.fd < 0:
+            self.set_link(False)
+        elif self.transport is not None:
+            self.transport.kick(RX)
+
+
+class _Watched:
+    """A link whose card is told when there was nothing to receive."""
+
+    def __init__(self, card: _Card, link: Tap | Passt) -> None:
+        self.offloads, self.header, self.mtu = link.offloads, link.header, link.mtu
+        self.agree, self.send = link.agree, link.send
+        self._card = card
+        self._link = link
+
+    def receive(self, parts: Sequence[memoryview]) -> int:
+        """Take the next frame, or wait for one."""
+        size = self._link.receive(parts)
+        if not size:
+            if self._link.fd < 0:
+                self._card.set_link(False)  # the other end is gone
+            else:
+                self._card.wait_for_frames()
+        return size
