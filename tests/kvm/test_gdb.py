@@ -307,6 +307,48 @@ def test_a_guest_that_died_can_be_looked_at(gdb, machine):
     assert gdb.run.result().reason == "shutdown"
 
 
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_it_begins_anew(gdb, machine, cpus):
+    m = machine(ROUNDS, irqchip=cpus > 1, cpus=cpus)
+    m.on_out(0x80)(lambda value, size: None)
+    gdb.start(m)
+    said = gdb(
+        "hbreak *0x1009", "continue", "continue", "p $al", "reset", "p $pc", "x/xb 0x2000",
+        "continue", "p $al", "kill",
+    )  # fmt: skip
+    order = ["$1 = 2", "0x1000", "0x2000:\t0x00", "$3 = 1"]
+    at = 0
+    for text in order:
+        at = said.index(text, at) + len(text)
+    assert "the guest is back before its first instruction" in said
+    assert gdb.run.result().reason == "stopped"
+
+
+def test_run_begins_anew_in_extended_mode_also_after_death(gdb, machine, until):
+    m = machine("fe060020 0f0b", "long")
+    gdb.start(m)
+    extended = gdb.command()
+    extended[extended.index(f"target remote {gdb.path}")] = f"target extended-remote {gdb.path}"
+    commands = ["set confirm off", "set remote exec-file guest", "continue", "run", "kill",
+                "starti", "x/i $pc", "kill"]  # fmt: skip
+    done = subprocess.run(
+        [extended[0], "-batch", *extended[1:], *(w for c in commands for w in ("-ex", c))],
+        capture_output=True, text=True, timeout=200, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.stdout.count("SIGSEGV") == 2, done.stdout + done.stderr
+    assert "=> 0x1000:\tincb" in done.stdout
+    assert gdb.run.result().reason == "stopped"
+
+
+def test_what_began_without_gdb_cannot_begin_anew(gdb, machine, until):
+    m = machine(LOOP)
+    m.on_out(0x80)(lambda value, size: None)
+    gdb.start(m, wait=False)
+    until(lambda: m.vcpus[0].exits > 10)
+    assert "reset: the guest's beginning was not kept" in gdb("monitor reset", "kill")
+    gdb.run.result()
+
+
 def test_back_from_death(gdb, machine):
     m = machine("b003 88042500200000 e680 90 0f0b", "long")
     m.on_out(0x80)(lambda value, size: None)

@@ -6,3 +6,11 @@ end
 document hook-stop
 Follow the guest's mode.
 end
+
+define reset
+  monitor reset
+  maintenance flush register-cache
+end
+document reset
+Have the guest begin anew, where it waited for gdb before its first instruction.
+end

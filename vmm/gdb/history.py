@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import Any
 
-from vmm.errors import VmmError
+from vmm.errors import LifecycleError, VmmError
 from vmm.gdb.points import Met, Points
 from vmm.machine import Machine
 from vmm.rerun import InHeldRun
 from vmm.rewind import Rewind
+from vmm.snapshot.snapshot import Snapshot
 
 __all__ = ["History"]
 
@@ -34,12 +36,19 @@ class History:
     def __init__(self, machine: Machine, points: Points) -> None:
         self._machine = machine
         self._points = points
+        self.from_start = False
+        """The guest has run nothing yet."""
+        self._beginning: Snapshot | None = None
         self._rewind: Rewind | None = None
         self._why_not = ""
         self._cost_s = self._kept_s = 0.0
 
     def keep(self) -> None:
         """Keep the state as it is now, if it is time. The machine is held in a run."""
+        if self.from_start:
+            self.from_start = False
+            with suppress(VmmError, OSError):
+                self._beginning = self._machine.snapshot()
         now = time.monotonic()
         if self._why_not or (self._rewind and now - self._kept_s < _SHARE * self._cost_s):
             return
@@ -55,7 +64,21 @@ class History:
 
     def changed(self) -> None:
         """The debugger has changed the guest: what was before leads elsewhere."""
-        self.close()
+        self.forget()
+
+    def restart(self) -> None:
+        """Bring the machine back to before the guest's first instruction.
+
+        Raises:
+            VmmError: that was not kept.
+        """
+        self.keep()
+        if self._beginning is None:
+            raise LifecycleError(
+                "the guest's beginning was not kept; have it wait for gdb: vmm run --gdb"
+            )
+        self._machine.reset_to(self._beginning)
+        self.forget()
 
     def back(self, *, step: bool, dead: bool = False) -> Generator[None, None, Met | None]:
         """Go back in pieces: by one instruction, or to where a point was met.
@@ -78,7 +101,13 @@ class History:
         return found if isinstance(found, Met) else None
 
     def close(self) -> None:
-        """Let go of what is kept."""
+        """Let go of all that is kept."""
+        self.forget()
+        if self._beginning is not None:
+            self._beginning.close()
+
+    def forget(self) -> None:
+        """Let go of the way back; the beginning stays."""
         if self._rewind is not None:
             self._rewind.close()
         self._rewind = None

@@ -104,6 +104,14 @@ class Monitor:
         self._machine.snapshot(path).close()
         return f"saved to {path}; let it run on with: vmm restore {path}"
 
+    def do_reset(self, _: str) -> str:
+        """reset           back to before the guest's first instruction"""
+        self._target.restart()
+        return (
+            "the guest is back before its first instruction; "
+            "gdb reads registers anew after: maintenance flush register-cache"
+        )
+
     def do_explain(self, _: str) -> str:
         """explain         how the run ended, where it has"""
         result = self._target.result

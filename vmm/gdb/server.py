@@ -121,6 +121,7 @@ class Debugger:
         self._wake()
         if self._thread is not threading.current_thread():
             self._thread.join()
+        self._target.close()
         self._listener.close()
         if self._path is not None:
             with contextlib.suppress(OSError):
@@ -245,6 +246,7 @@ class _Link:
 
     def close(self) -> None:
         """Hang up."""
+        self._stub.leave()
         self._socket.close()
 
     def _take(self, item: bytes | Sign) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from vmm.cpustate import CpuState
 from vmm.errors import VmmError
 from vmm.gdb import registers
+from vmm.gdb.fields import bounds_of, index_of, point_of, range_of
 from vmm.gdb.monitor import Monitor
 from vmm.gdb.packets import LONGEST, escape, from_hex
 from vmm.gdb.points import Point
@@ -27,8 +28,6 @@ _BAD, _NO_MEMORY, _NO_THREAD, _NO_ROOM = b"E16", b"E0e", b"E03", b"E1c"
 """EINVAL, EFAULT, ESRCH and ENOSPC, as GDB's users read them."""
 
 _MOST_READ = LONGEST // 2 - 16
-_POINT = re.compile(rb"([0-4]),([0-9a-f]{1,16}),([0-9a-f]{1,8})(?:;.*)?", re.DOTALL)
-_RANGE = re.compile(rb"([0-9a-f]{1,16}),([0-9a-f]{1,8})")
 _READ_XML = re.compile(rb"target\.xml:([0-9a-f]{1,8}),([0-9a-f]{1,8})")
 _MODES = {16: "16-bit", 32: "32-bit", 64: "64-bit"}
 
@@ -54,14 +53,17 @@ class Stub:
         self._layout: Layout = LAYOUTS[64]
         """The description that GDB has read last."""
         self._told = 0
+        self._lasting = False
+        """GDB's connection is to outlive the guest (extended mode)."""
+        self._killed = False
         self._names = {
             b"?": self._why, b"g": self._read_registers, b"G": self._write_registers,
             b"p": self._read_register, b"P": self._write_register, b"m": self._read_memory,
             b"M": self._write_memory, b"X": self._write_binary, b"Z": self._add_point,
             b"z": self._remove_point, b"H": self._choose_thread, b"T": self._is_alive,
             b"c": self._continue, b"C": self._continue, b"s": self._step, b"S": self._step,
-            b"b": self._back, b"D": self._detach, b"k": self._kill, b"!": self._extended,
-            b"q": self._query, b"Q": self._set, b"v": self._verb,
+            b"b": self._back, b"D": self._detach, b"k": self._kill, b"!": self._extend,
+            b"R": self._restart, b"q": self._query, b"Q": self._set, b"v": self._verb,
         }  # fmt: skip
 
     # -- from the server ------------------------------------------------------------------
@@ -145,12 +147,12 @@ class Stub:
         return b"OK"
 
     def _read_register(self, text: bytes) -> bytes:
-        register = self._layout.registers[_index(text, len(self._layout.registers))]
+        register = self._layout.registers[index_of(text, len(self._layout.registers))]
         return registers.pack_one(register, registers.read(self._vcpu)[register.name]).encode()
 
     def _write_register(self, text: bytes) -> bytes:
         number, _, digits = text.partition(b"=")
-        register = self._layout.registers[_index(number, len(self._layout.registers))]
+        register = self._layout.registers[index_of(number, len(self._layout.registers))]
         data = from_hex(digits)
         if len(data) != register.size:
             return _BAD
@@ -159,7 +161,7 @@ class Stub:
         return b"OK" if done else _BAD
 
     def _read_memory(self, text: bytes) -> bytes:
-        address, size = _range(text)
+        address, size = range_of(text)
         data = self._target.memory.read(self._state, address, min(size, _MOST_READ))
         return data.hex().encode() if data or not size else _NO_MEMORY
 
@@ -172,7 +174,7 @@ class Stub:
         return self._write(where, data)
 
     def _write(self, where: bytes, data: bytes) -> bytes:
-        address, size = _range(where)
+        address, size = range_of(where)
         if size != len(data):
             return _BAD
         if data:  # GDB asks with none whether X is known
@@ -186,14 +188,14 @@ class Stub:
     # -- points ---------------------------------------------------------------------------
 
     def _add_point(self, text: bytes) -> bytes:
-        point = _point(text)
+        point = point_of(text)
         # Processors have no watchpoints for reads alone; GDB then asks for one for accesses.
         if point is None or point.type == 3:
             return b""
         return b"OK" if self._target.points.add(point) else _NO_ROOM
 
     def _remove_point(self, text: bytes) -> bytes:
-        point = _point(text)
+        point = point_of(text)
         if point is None:
             return b""
         self._target.points.remove(point)
@@ -219,7 +221,7 @@ class Stub:
         """
         if text in (b"0", b"-1", b""):
             return None
-        return _index(text, len(self._target.vcpus) + 1) - 1
+        return index_of(text, len(self._target.vcpus) + 1) - 1
 
     # -- going on -------------------------------------------------------------------------
 
@@ -261,7 +263,7 @@ class Stub:
                 continue
             if what[:1] in (b"s", b"S", b"r"):
                 vcpu = self._thread if self._thread in here else min(here)
-                start, end = _bounds(what[1:]) if what[:1] == b"r" else (0, 0)
+                start, end = bounds_of(what[1:]) if what[:1] == b"r" else (0, 0)
                 going = Going(vcpu, True, start, end)
             elif what[:1] in (b"c", b"C"):
                 alone = len(every) > 1 and chosen is not None
@@ -282,8 +284,28 @@ class Stub:
         self._target.kill()
         self.closing = True
 
-    def _extended(self, _: bytes) -> bytes:
+    def leave(self) -> None:
+        """GDB has gone."""
+        if self._killed:
+            self._target.kill()
+
+    def _extend(self, _: bytes) -> bytes:
+        self._lasting = True
         return b"OK"
+
+    def _restart(self, _: bytes) -> bytes | None:
+        """Begin anew. `R` has no answer but where it cannot be."""
+        try:
+            self._target.restart()
+        except VmmError as error:
+            self._console(f"vmm: {error}\n")
+            return _BAD
+        self._killed, self._thread = False, 0
+        return None
+
+    def _run(self) -> bytes:
+        """`vRun`, whatever program it names: there is the guest."""
+        return self._restart(b"") or self._why(b"")
 
     # -- queries --------------------------------------------------------------------------
 
@@ -331,9 +353,14 @@ class Stub:
             return self._resume(text[5:])
         if text.startswith(b"Kill"):
             self._send(b"OK")
+            if self._lasting:  # `run` may follow
+                self._killed = True
+                return None
             self._target.kill()
             self.closing = True
             return None
+        if text.startswith(b"Run;"):
+            return self._run()
         return b""  # vMustReplyEmpty, and all that is not known
 
     def _description(self, text: bytes) -> bytes:
@@ -366,47 +393,3 @@ _POINTS: dict[int, Callable[[Point], str]] = {
     2: lambda point: f"watch:{point.address:x};",
     4: lambda point: f"awatch:{point.address:x};",
 }
-
-
-def _index(digits: bytes, limit: int) -> int:
-    """A number below a limit.
-
-    Raises:
-        ValueError: it is none.
-    """
-    number = int(digits, 16)
-    if not 0 <= number < limit:
-        raise ValueError("no such number")
-    return number
-
-
-def _range(text: bytes) -> tuple[int, int]:
-    """ADDRESS,SIZE.
-
-    Raises:
-        ValueError: that is not there.
-    """
-    found = _RANGE.fullmatch(text)
-    if found is None:
-        raise ValueError("no range")
-    return int(found[1], 16), int(found[2], 16)
-
-
-def _bounds(text: bytes) -> tuple[int, int]:
-    """START,END of a range of addresses.
-
-    Raises:
-        ValueError: that is not there.
-    """
-    start, comma, end = text.partition(b",")
-    if not comma:
-        raise ValueError("no range")
-    return int(start, 16), int(end, 16)
-
-
-def _point(text: bytes) -> Point | None:
-    found = _POINT.fullmatch(text)
-    if found is None:
-        return None
-    kind, address, size = (int(part, 16) for part in found.groups())
-    return Point(kind, address, size)

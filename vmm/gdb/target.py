@@ -121,6 +121,8 @@ class Target:
     def hold(self) -> None:
         """Have the machine stand, now or when its run begins; a guest that dies is kept."""
         self.machine.on_death = self._died
+        if self.machine.phase is Phase.CREATED:
+            self.history.from_start = True
         self.machine.hold_runs(HOLD, True)
         self._stands()
 
@@ -130,11 +132,27 @@ class Target:
             pass  # a device is at work; a point can only be taken out when it is done
         self._give_up_way()
         self.points.clear()
-        self.history.close()
+        self.history.forget()
+        self.history.from_start = False
         self.machine.on_death = None
         self._bury()
         self._going = None
         self._let_go()
+
+    def close(self) -> None:
+        """Let go of what is kept of the machine's past."""
+        self.history.close()
+
+    def restart(self) -> None:
+        """Bring the guest back to before its first instruction.
+
+        Raises:
+            VmmError: that is not known, or the run is over.
+        """
+        if not self._stands():
+            raise LifecycleError("the run is over; start the guest again")
+        self.history.restart()
+        self._death, self.last = None, Stop(0, SIGTRAP)
 
     def kill(self) -> None:
         """End the run."""

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kvm_bindings.structs import kvm_fpu, kvm_regs, kvm_sregs
+from vmm.errors import LifecycleError
 from vmm.gdb.memory import DebugMemory
 from vmm.gdb.points import Point
 from vmm.gdb.registers import read, write
@@ -53,6 +54,7 @@ class FakeTarget:
         self.running = False
         self.did: list = []
         self.comes: list = []
+        self.no_restart = ""
         self.points = SimpleNamespace(
             add=lambda p: self.did.append(("add", p)) or True,
             remove=lambda p: self.did.append(("remove", p)),
@@ -83,6 +85,11 @@ class FakeTarget:
     def interrupt(self) -> None:
         self.did.append("interrupt")
 
+    def restart(self) -> None:
+        if self.no_restart:
+            raise LifecycleError(self.no_restart)
+        self.did.append("restart")
+
 
 @pytest.fixture(scope="module")
 def memory():
@@ -105,7 +112,7 @@ def ask(target):
     def ask(content: bytes) -> bytes | None:
         sent.clear()
         stub.packet(content)
-        assert len(sent) <= 1 or content.startswith((b"qRcmd", b"D"))
+        assert len(sent) <= 1 or content.startswith((b"qRcmd", b"D", b"vRun"))
         return sent[-1] if sent else None
 
     ask.stub, ask.sent = stub, sent
@@ -294,8 +301,24 @@ def test_leaving(ask, target):
     assert target.did[-1] == "kill"
 
 
+def test_extended_mode_outlives_a_kill(ask, target):
+    assert ask(b"!") == b"OK"
+    assert ask(b"vKill;1") == b"OK"
+    assert (target.did, ask.stub.closing) == ([], False)
+    assert ask(b"vRun;61") == b"T05thread:1;"
+    assert ask(b"R00") is None
+    ask.stub.leave()
+    assert target.did == ["restart", "restart"]
+    ask(b"vKill;1")
+    ask.stub.leave()
+    assert target.did[-1] == "kill"
+    target.no_restart = "it is over"
+    assert ask(b"vRun;") == b"E16"
+    assert ask.sent[0] == b"O" + b"vmm: it is over\n".hex().encode()
+
+
 def test_unknown_packets_have_an_empty_answer(ask):
-    for packet in (b"vMustReplyEmpty", b"vRun;a", b"qTStatus", b"QNonStop:1", b"y", b""):
+    for packet in (b"vMustReplyEmpty", b"qTStatus", b"QNonStop:1", b"y", b""):
         assert ask(packet) == b""
 
 
@@ -303,7 +326,7 @@ _HEADS = st.sampled_from(
     [b"g", b"G", b"b", b"p", b"P", b"m", b"M", b"X", b"Z0,", b"z1,", b"H", b"T", b"c", b"s",
      b"vCont;",
      b"qXfer:features:read:target.xml:", b"qRcmd,", b"qThreadExtraInfo,", b"Q", b"q", b"v", b"D",
-     b"qSupported:", b"C", b"k", b"vKill", b"?"]
+     b"qSupported:", b"C", b"k", b"vKill", b"vRun;", b"R", b"!", b"?"]
 )  # fmt: skip
 
 
