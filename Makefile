@@ -14,7 +14,7 @@ help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # One stamp for each set of dependencies: the demo needs no test tools.
-SOURCES := pyproject.toml setup.py $(wildcard kvm_bindings/_fastrun_build.py)
+SOURCES := pyproject.toml setup.py $(wildcard kvm_bindings/_fastrun*.[cp]*)
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 $(VENV)/.base: $(SOURCES)

@@ -1,8 +1,7 @@
-"""The one thing that pyproject.toml cannot say: the compiled runner, built by cffi.
+"""The one thing that pyproject.toml cannot say: the compiled runner."""
 
-It is an option (see kvm_bindings/_fastrun_build.py): without a C compiler the build goes on.
-"""
+from runpy import run_path
 
 from setuptools import setup
 
-setup(cffi_modules=["kvm_bindings/_fastrun_build.py:ffibuilder"])
+setup(ext_modules=[run_path("kvm_bindings/_fastrun_build.py")["EXTENSION"]])

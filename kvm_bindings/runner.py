@@ -1,8 +1,9 @@
 """KVM_RUN, as cheap as it can be: the innermost call of the run loop.
 
-There are two runners with one behaviour. The compiled one (`kvm_bindings._fastrun`) is built
+There are two runners with one behaviour. The compiled one (`kvm_bindings/_fastrun.c`) is built
 where a C compiler is found at installation; the other goes through ctypes. The environment
-variable GLASSVM_RUNNER=ctypes chooses the latter.
+variable GLASSVM_RUNNER=ctypes chooses the latter. The compiled one can go on by itself where an
+exit is port I/O whose function is known.
 
 Given a ring, a runner notes every exit in it (`kvm_bindings.exit_ring`): the loop above it pays
 nothing for that, since the compiled runner does it between two system calls that cost a hundred
@@ -21,7 +22,7 @@ import importlib
 import mmap
 import os
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 
 from kvm_bindings import ioctls
 from kvm_bindings.calls import libc_ioctl
@@ -29,32 +30,45 @@ from kvm_bindings.exit_ring import ExitRing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from typing import Any, Protocol, TypeAlias
 
     from kvm_bindings.recording import Recorder
+
+    Call: TypeAlias = tuple[bool, int, Callable[..., Any], int | None]
+    """Who answers port I/O: write, size, function, offset; with no offset the function is called
+    without one."""
+    Run: TypeAlias = Callable[
+        [dict[int, Call], Callable[[], object], Callable[[], object], int], int
+    ]
 else:
     Protocol = object
 
-__all__ = ["UNLIMITED", "CompiledRunner", "CtypesRunner", "Runner", "make_runner", "runner_kind"]
+__all__ = ["Call", "CtypesRunner", "Runner", "make_runner", "runner_kind"]
 
 _EXIT_REASON_WORD = 2
 """kvm_run.exit_reason is at byte 8."""
 
-VERSION = 2
-"""Of what the compiled runner takes and does. Rises with each change of `_fastrun_build.py`, so
-that one which was built before it is left alone."""
-
-UNLIMITED = (1 << 64) - 1
+VERSION = 3
+"""Of what the compiled runner takes and does. Rises with each change of `_fastrun.c`, so that one
+which was built before it is left alone."""
 
 
 class Runner(Protocol):
     """One vCPU's way into the guest."""
 
+    exits: int
+    """Exits that have been handled; whoever handles one counts it."""
     enter: Callable[[], int]
     """Enter the guest once; return the exit reason, or a negative errno. -ENOBUFS: the guest was
     not entered, the ring holds as many records as `limit` says."""
     finish: Callable[[], None]
     """The last exit has been handled: complete its record. `enter` does so itself."""
+
+    run: Run | None
+    """Where there is one: `run(calls, acquire, release, limit)` enters the guest again and again
+    and carries out port I/O, with the lock held, as `calls` says; it returns as `enter` does, with
+    an exit that it has not handled, or KVM_EXIT_IO when `exits` is `limit`. What a function raises
+    it raises, before the exit is counted."""
 
     def set_limit(self, limit: int) -> None:
         """Have `enter` return -ENOBUFS when the ring's head has come to `limit`."""
@@ -81,6 +95,8 @@ class CtypesRunner:
                 return -get_errno()
             return words[_EXIT_REASON_WORD]
 
+        self.exits = 0
+        self.run: Run | None = None
         self.enter: Callable[[], int] = enter
         self.finish: Callable[[], None] = _nothing
         self._recorder: Recorder | None = None
@@ -110,48 +126,8 @@ class CtypesRunner:
             self._recorder.close()
 
 
-class CompiledRunner:
-    """KVM_RUN in C: one call that makes the ioctl, reads the exit reason and notes the exit."""
-
-    def __init__(
-        self, fastrun: Any, fd: int, index: int, mapping: mmap.mmap, ring: ExitRing | None
-    ) -> None:
-        ffi = self._ffi = fastrun.ffi
-        self._page = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
-        self._target = ffi.new("struct glassvm_vcpu *")
-        self._target.fd = fd
-        self._target.index = index
-        self._target.run = ffi.cast("uint8_t *", self._page)
-        self._target.limit = UNLIMITED
-        if ring is not None:
-            self._target.ring = ffi.cast("uint64_t *", _address(ring.words))
-            self._target.records = ffi.cast("uint8_t *", _address(ring.records))
-            self._target.mask = ring.capacity - 1
-        self.enter: Callable[[], int] = partial(fastrun.lib.glassvm_enter, self._target)
-        self.finish: Callable[[], None] = partial(fastrun.lib.glassvm_finish, self._target)
-
-    def set_limit(self, limit: int) -> None:
-        """Have `enter` return -ENOBUFS when the ring's head has come to `limit`."""
-        self._target.limit = limit
-
-    def deliver_rip(self, offset: int | None) -> None:
-        """KVM puts RIP at `offset` of the vCPU's page with every exit (None: no more)."""
-        where = self._ffi.NULL if offset is None else self._page + offset
-        self._target.rip = self._ffi.cast("uint64_t *", where)
-
-    def disarm(self) -> None:
-        """Make `enter` return -EBADF from now on."""
-        self.finish()
-        self._target.fd = -1
-        self._target.ring = self._ffi.NULL
-
-
 def _nothing() -> None:
     pass
-
-
-def _address(memory: memoryview) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
 @cache
@@ -160,7 +136,7 @@ def _import_fastrun() -> Any:
         found = importlib.import_module("kvm_bindings._fastrun")
     except ImportError:
         return None
-    return found if getattr(found.lib, "GLASSVM_RUNNER", 0) == VERSION else None
+    return found if getattr(found, "VERSION", 0) == VERSION else None
 
 
 def _compiled() -> Any:
@@ -174,7 +150,9 @@ def make_runner(
     exits in `ring`, which must outlive it."""
     fastrun = _compiled()
     if fastrun:
-        return CompiledRunner(fastrun, fd, index, mapping, ring)
+        memory = () if ring is None else (ring.words, ring.records)
+        compiled: Runner = fastrun.Runner(fd, index, mapping, *memory)
+        return compiled
     return CtypesRunner(fd, index, mapping, ring)
 
 

@@ -17,12 +17,8 @@ from vmm.late import LateDevice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TypeAlias
-
-    Call: TypeAlias = tuple[bool, int, Callable[..., Any], int | None]
-    """write, size, function, offset; with no offset it is a user's function, called without one."""
-
     from devices.protocols import Device
+    from kvm_bindings.runner import Call
 
 __all__ = ["Bus", "FunctionPort", "Mapping", "UnclaimedAccess"]
 

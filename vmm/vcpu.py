@@ -1,9 +1,10 @@
 """A vCPU and its run loop.
 
-The loop is the hot path of the whole project: between two entries of the guest it unpacks the
-exit, finds the device in a dict and calls it. Integers only; the runner notes every exit in the
-vCPU's ring (`kvm_bindings.exit_ring`), and whoever wants to look at exits as objects asks for
-them afterwards (`Vcpu.last_exits`).
+Port I/O is the hot path of the whole project: between two entries of the guest the exit is
+unpacked, the device found in a dict and called, by the compiled runner itself where there is one.
+Everything else comes to the loop here. The runner notes every exit in the vCPU's ring
+(`kvm_bindings.exit_ring`), and whoever wants to look at exits as objects asks for them afterwards
+(`Vcpu.last_exits`).
 
 Nobody stops a vCPU from outside but through `Vcpu.kick`: it sets `immediate_exit` and signals the
 thread, so that KVM_RUN comes back with EINTR, and there, between two instructions, the loop asks
@@ -14,10 +15,9 @@ the machine what is wanted. Because KVM finishes a pending I/O instruction befor
 from __future__ import annotations
 
 import errno
-import struct
 import threading
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 
 import kvm_bindings
@@ -27,7 +27,7 @@ from kvm_bindings.exit_ring import ExitRing
 from vmm.bus import Bus, UnclaimedAccess
 from vmm.endings import Ending, ending_of, run_failed
 from vmm.errors import DeviceFault, FaultChoice
-from vmm.exit_io import DATA_OFFSET, IO_WORD, ONES, ExitIo
+from vmm.exit_io import ExitIo
 from vmm.exits import STATE_INCONSISTENT, Exit
 from vmm.registers import RegisterView
 
@@ -54,7 +54,6 @@ __all__ = ["Vcpu"]
 # struct kvm_run (Spec: KVM API, "The kvm_run structure").
 _IMMEDIATE_EXIT = 1
 _IF_FLAG = 13
-_ELEMENT = {1: struct.Struct("<B"), 2: struct.Struct("<H"), 4: struct.Struct("<I")}
 
 
 class Vcpu:
@@ -84,8 +83,6 @@ class Vcpu:
         self.kvm = kvm
         self.index = kvm.index
         self.ring = ring
-        self.exits = 0
-        """Exits handled since the machine was made."""
         self.debug_exits = 0
         """Those of them that a debugger made: breakpoints and the ends of single steps."""
         self.regs = RegisterView(self._fetch_regs, kvm.set_regs)
@@ -97,7 +94,6 @@ class Vcpu:
         self.on_debug: Callable[[], Ending | None] | None = None
         """Asked at KVM_EXIT_DEBUG what it means: an ending, or None where the guest runs on."""
         self.runner = kvm.runner(ring)
-        self._enter = self.runner.enter
         self._before: tuple[Callable[[], None], ...] = ()
         self._after: tuple[Callable[[], None], ...] = ()
         self._full: Callable[[Vcpu], None] | None = None
@@ -107,6 +103,16 @@ class Vcpu:
         """The thread that ran this vCPU last, as the kernel numbers threads; None: none has."""
         self._kicking = threading.RLock()
         self._unsettled = False
+        self._hook()
+
+    @property
+    def exits(self) -> int:
+        """Exits handled since the machine was made."""
+        return self.runner.exits
+
+    @exits.setter
+    def exits(self, count: int) -> None:
+        self.runner.exits = count
 
     # -- hooks ----------------------------------------------------------------------------
 
@@ -146,11 +152,10 @@ class Vcpu:
         self.runner.set_limit(limit)
 
     def _hook(self) -> None:
-        """Put the hooks around the runner's `enter`: a loop without hooks pays nothing."""
-        enter, finish, before, after = (
-            *(self.runner.enter, self.runner.finish),
-            *(self._before, self._after),
-        )
+        """Choose what runs the guest: where there are hooks they are around the runner's `enter`; a
+        loop without pays nothing for them."""
+        runner, io, before, after = self.runner, self._io, self._before, self._after
+        enter, finish = runner.enter, runner.finish
 
         def hooked() -> int:
             if after:
@@ -169,9 +174,14 @@ class Vcpu:
 
         if len(after) == 1 and not before:
             (call,) = after
-            self._enter = followed
+            self._run = partial(io.run, runner, followed)
+        elif before or after:
+            self._run = partial(io.run, runner, hooked)
+        elif runner.run is None:
+            self._run = partial(io.run, runner, enter)
         else:
-            self._enter = hooked if before or after else enter
+            lock = self._lock
+            self._run = partial(runner.run, io.pio.calls, lock.acquire, lock.release)
 
     @cached_property
     def debug(self) -> GuestDebug:
@@ -262,57 +272,34 @@ class Vcpu:
                 self._page[_IMMEDIATE_EXIT] = 0
 
     def _loop(self, limit: int, *, settling: bool = False) -> Ending | None:
-        enter, page, io, lock = self._enter, self._page, self._io, self._lock
-        words, calls, io_reason = io.words, io.pio.calls, c.KVM_EXIT_IO
-        exits = self.exits
+        runner, run, page, io = self.runner, self._run, self._page, self._io
         reason = 0
         try:
-            while exits != limit:
-                reason = enter()
-                if reason == io_reason:
-                    word = words[IO_WORD]
-                    found = calls.get(word)
-                    if found is None:
-                        io.port(word)
-                    else:
-                        write, size, call, at = found
-                        offset = words[DATA_OFFSET]
-                        if write:
-                            if size == 1:
-                                value = page[offset]
-                            else:
-                                value = _ELEMENT[size].unpack_from(page, offset)[0]
-                            with lock:
-                                if at is None:
-                                    call(value, size)
-                                else:
-                                    call(at, size, value)
-                        else:
-                            with lock:
-                                value = (call(size) if at is None else call(at, size)) & ONES[size]
-                            if size == 1:
-                                page[offset] = value
-                            else:
-                                _ELEMENT[size].pack_into(page, offset, value)
-                    exits += 1
+            while runner.exits != limit:
+                reason = c.KVM_EXIT_IO  # what raises out of `run` was called for one
+                reason = run(limit)
+                if runner.exits == limit:
+                    break
+                if reason == c.KVM_EXIT_IO:
+                    io.port()
+                    runner.exits += 1
                 elif reason == c.KVM_EXIT_MMIO:
                     io.memory()
-                    exits += 1
+                    runner.exits += 1
                 elif reason >= 0:
                     ending = self._ending_of(reason)
-                    exits += 1
+                    runner.exits += 1
                     if ending is not None:
                         return ending
                 elif reason == -errno.EINTR:
                     page[_IMMEDIATE_EXIT] = 0
                     reason = 0  # the registers are settled
-                    self.exits = exits
                     if settling or self._control.interrupted(self):
                         return None
-                    enter = self._enter
+                    run = self._run
                 elif reason == -errno.ENOBUFS and self._full is not None:
                     self._full(self)
-                    reason = io_reason  # the guest was not entered: what was pending still is
+                    reason = c.KVM_EXIT_IO  # the guest was not entered: what was pending still is
                 elif reason != -errno.EAGAIN:  # EAGAIN: a vCPU that waited for SIPI was woken
                     return run_failed(-reason, self.index)
         except UnclaimedAccess as error:
@@ -320,10 +307,10 @@ class Vcpu:
         except DeviceFault:
             raise
         except Exception as error:
+            reason = io.pending  # a hook may have raised, at an exit of any kind
             self._recover(reason, error)
-            exits += 1
+            runner.exits += 1
         finally:
-            self.exits = exits
             self._unsettled = reason in STATE_INCONSISTENT
             self.runner.finish()
             for call in self._after:

@@ -53,13 +53,13 @@ def test_a_disarmed_runner_touches_neither_descriptor_nor_page(kind: str) -> Non
 
 
 def test_a_runner_that_was_compiled_from_another_version_is_left_alone(monkeypatch) -> None:
-    old = SimpleNamespace(lib=SimpleNamespace(GLASSVM_RUNNER=runner.VERSION - 1))
+    old = SimpleNamespace(VERSION=runner.VERSION - 1)
     monkeypatch.setitem(sys.modules, "kvm_bindings._fastrun", old)
     monkeypatch.delenv("GLASSVM_RUNNER", raising=False)
     runner._import_fastrun.cache_clear()
     try:
         assert runner.runner_kind() == "ctypes"
-        old.lib.GLASSVM_RUNNER = runner.VERSION
+        old.VERSION = runner.VERSION
         runner._import_fastrun.cache_clear()
         assert runner.runner_kind() == "compiled"
     finally:
@@ -68,4 +68,4 @@ def test_a_runner_that_was_compiled_from_another_version_is_left_alone(monkeypat
 
 def test_the_version_that_is_compiled_is_the_one_that_is_asked_for() -> None:
     source = Path(runner.__file__).with_name("_fastrun_build.py").read_text()
-    assert f"GLASSVM_RUNNER = {runner.VERSION};" in source
+    assert f"\nVERSION = {runner.VERSION}\n" in source

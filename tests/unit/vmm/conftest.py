@@ -75,8 +75,10 @@ class ScriptedVcpu:
 
     def runner(self, ring: ExitRing | None) -> Any:
         if ring is None:
-            return SimpleNamespace(enter=self.enter, finish=lambda: None)
-        return recording.Recorder(self.enter, self.index, memoryview(self.page), ring)
+            return SimpleNamespace(enter=self.enter, finish=lambda: None, run=None, exits=0)
+        made: Any = recording.Recorder(self.enter, self.index, memoryview(self.page), ring)
+        made.run, made.exits = None, 0
+        return made
 
     def enter(self) -> int:
         self.entries += 1
@@ -94,7 +96,10 @@ class ScriptedVcpu:
         return self._take(self.script.popleft())
 
     def _take(self, step: Step) -> int:
-        return step if isinstance(step, int) else step(self)
+        reason = step if isinstance(step, int) else step(self)
+        if reason >= 0:
+            self.page[8:12] = reason.to_bytes(4, "little")
+        return reason
 
     def get_mp_state(self) -> int:
         return self.mp_state
