@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,8 @@ _LINKS = {
     "usr/bin/awk": "mawk",
     "usr/bin/which": "which.debianutils",
     "etc/mtab": "../proc/self/mounts",
+    "var/run": "/run",
+    "var/lock": "/run/lock",
 }
 """Links to be made where a package has not brought the file itself."""
 
@@ -96,6 +99,8 @@ def settle(tree: Tree, looks: Looks, sources: str) -> None:
     _write(root, "etc/acpi/PWRF/00000080", "#!/bin/sh\nexec poweroff\n", 0o755)
     for name, target in _LINKS.items():
         path = root / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)  # base-files has folders where it then makes links
         if not path.exists() and not path.is_symlink():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.symlink_to(target)

@@ -59,7 +59,7 @@ class Tree:
         """
         for member, tar in _members(deb, "--fsys-tarfile"):
             if wanted(_path(member)):
-                tar.extract(member, self.root, numeric_owner=True, filter="fully_trusted")
+                tar.extract(member, self.root, numeric_owner=True)
 
     def write_database(self) -> None:
         """Write dpkg's status file, and who waits for which triggers."""
@@ -80,9 +80,10 @@ class Tree:
                 continue
             paths.append(f"/{path}")
             # The folders above, for one whose archive leaves them out.
-            tar.extract(member, self.root, numeric_owner=True, filter="fully_trusted")
+            tar.extract(member, self.root, numeric_owner=True)
             if (member.uid, member.gid) != (0, 0):
-                self.owners[path] = (member.uid, member.gid)
+                merged = path.partition("/")[0] in _MERGED
+                self.owners[f"usr/{path}" if merged else path] = (member.uid, member.gid)
         control: dict[str, tuple[bytes, int]] = {}
         for member, tar in _members(deb, "--ctrl-tarfile"):
             content = tar.extractfile(member) if member.isfile() else None
@@ -146,6 +147,8 @@ def _archive(deb: Path, what: str) -> Iterator[tarfile.TarFile]:
         assert process.stderr is not None
         try:
             with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+                # As the archive has it, set-user-ID bits and all; Python 3.11.2 knows no filters.
+                tar.extraction_filter = lambda member, path: member
                 yield tar
             while process.stdout.read(1 << 16):
                 pass  # what pads the archive

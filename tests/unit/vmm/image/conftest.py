@@ -80,7 +80,11 @@ def archive(tmp_path: Path, deb: Deb, monkeypatch: pytest.MonkeyPatch) -> Callab
         pytest.skip("needs apt")
     for name in BASE:
         deb(name, {f"usr/bin/{name}": "#!/bin/sh\n"})
-    deb("base-files", {"bin/true": "x", "etc/debian_version": "12\n"}, "Essential: yes\n")
+    deb(
+        "base-files",
+        {"bin/true": "x", "etc/debian_version": "12\n", "var/run/": ""},
+        "Essential: yes\n",
+    )
     deb(
         "base-passwd",
         {

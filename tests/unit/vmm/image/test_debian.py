@@ -20,11 +20,15 @@ from vmm.lab.tools import LabError, find_tool
 SIZE = 64 << 20
 
 
+def debugfs(image, request):
+    return subprocess.run(
+        [find_tool("debugfs"), "-R", request, image], capture_output=True, check=True
+    ).stdout
+
+
 def cat(image, path):
     """A file in an image."""
-    return subprocess.run(
-        [find_tool("debugfs"), "-R", f"cat {path}", image], capture_output=True, check=True
-    ).stdout
+    return debugfs(image, f"cat {path}")
 
 
 @pytest.fixture
@@ -53,6 +57,7 @@ def test_a_disk_with_all_that_boots_it(image, tmp_path):
     )
     assert cat(image, "/etc/hostname") == b"debian\n"
     assert b"Status: install ok unpacked\n" in cat(image, "/var/lib/dpkg/status")
+    assert b'Fast link dest: "/run"' in debugfs(image, "stat /var/run")
     assert b"test main" in cat(image, "/etc/apt/sources.list")
     assert told[0] == "looking for packages"
     assert "unpacking 1 of " in told[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tarfile
 
 import pytest
 
@@ -86,6 +87,32 @@ def test_modes_are_kept(tree, deb, tmp_path):
     (path / "bin/su").chmod(0o4755)
     tree.add([deb("a")], nobody)
     assert (tree.root / "usr/bin/su").stat().st_mode & 0o7777 == 0o4755
+
+
+def test_owners_are_noted_where_the_files_are(tree, tmp_path):
+    (tmp_path / "p/DEBIAN").mkdir(parents=True)
+    for name in ("sbin/chkpwd", "var/local", "etc/x"):
+        (tmp_path / "p" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "p" / name).write_text("")
+    (tmp_path / "p/DEBIAN/control").write_text(
+        "Package: p\nVersion: 1\nArchitecture: all\nMaintainer: N <a@b.c>\nDescription: d\n"
+    )
+    data = tmp_path / "data.tar"
+    with tarfile.open(data, "w") as tar:
+        for name, gid in (("./sbin/chkpwd", 42), ("./var/local", 50), ("./etc/x", 0)):
+            member = tar.gettarinfo(tmp_path / "p" / name, name)
+            member.uid, member.gid = 0, gid
+            with (tmp_path / "p" / name).open("rb") as file:
+                tar.addfile(member, file)
+    control = tmp_path / "control.tar"
+    with tarfile.open(control, "w") as tar:
+        tar.add(tmp_path / "p/DEBIAN/control", "./control")
+    (tmp_path / "debian-binary").write_text("2.0\n")
+    made = tmp_path / "p_1_all.deb"
+    members = ["debian-binary", "control.tar", "data.tar"]
+    subprocess.run(["ar", "rc", made, *members], cwd=tmp_path, check=True)
+    tree.add([made], nobody)
+    assert tree.owners == {"usr/sbin/chkpwd": (0, 42), "var/local": (0, 50)}
 
 
 @pytest.mark.parametrize("data", [b"", b"no archive", b"!<arch>\ndebian-binary   "])
