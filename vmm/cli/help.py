@@ -107,8 +107,9 @@ in the background:
 configuration:
   --config FILE reads options from a file, in TOML, by the same names: image = "kernel.elf",
   memory = "64M", cpus = 2, strict = true, disk = ["a.img", "b.img:ro"]. What stands on the command
-  line wins; options that may be given more than once are added to those of the file. Names of files
-  are relative to the file's folder. --print-config prints such a file of all that was asked for.
+  line wins; options that may be given more than once are added to those of the file, and what it
+  switches on stays on. Names of files are relative to the file's folder. --print-config prints such
+  a file of all that was asked for.
 
 console:
   A terminal is put into raw mode, so that the guest gets every key, and restored at the end.
