@@ -66,6 +66,10 @@ def furnish(
             com1=machine.devices["com1"],
             terminal=terminal,
         )
+    elif settings["disks"] or settings.get("rng") or settings.get("virtio_console"):
+        from vmm.virtio.disks import add_plain_devices
+
+        add_plain_devices(machine, settings, private=private, folder=folder, terminal=terminal)
     if any(settings.get(kind) for kind in ("net", "vsock", "share", "balloon")):
         from vmm.virtio.options import add_devices
 

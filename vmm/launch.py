@@ -64,6 +64,8 @@ def boot(
     cpl: int | None = None,
     boot_drive: int | None = None,
     disks: Sequence[str] = (),
+    rng: bool | None = None,
+    virtio_console: bool = False,
     strict: bool = False,
     huge_pages: bool = False,
     testdev: bool = False,
@@ -95,7 +97,11 @@ def boot(
         modules: Multiboot modules, each "FILE" or "FILE ARGUMENTS".
         load_addr, entry, cpl: for flat images: where to put it, where to enter, at what level.
         boot_drive: the number of a boot sector's drive; None: by the image's size.
-        disks: more disks for the BIOS services: "FILE", "FILE:ro" or "FILE:cow".
+        disks: "FILE", "FILE:ro" or "FILE:cow": more disks for a boot sector's BIOS services;
+            virtio disks for everything else, which take ",serial=TEXT", ",queues=N", ",iops=N"
+            and ",bps=SIZE" behind that.
+        rng: a virtio entropy source; None: yes for Linux.
+        virtio_console: a virtio console (hvc0) beside COM1.
         strict: an access that no device claims ends the run.
         huge_pages: back RAM with 2 MiB pages.
         testdev: add QEMU's pc-testdev.
@@ -145,15 +151,17 @@ def boot(
     )
     plan = load(found.data, options, found.format)
     names = _symbols(symbols, found, plan)
-    if disks and not plan.bios:
+    if irqchip is None:
+        irqchip = _wants_irqchip(plan, found)
+    if disks and not plan.bios and not irqchip:
         raise ConfigError(
-            f"--disk: only a boot sector's BIOS services have disks; {found.name} is booted as "
-            f"{plan.format}"
+            f"--disk: {found.name} is booted as {plan.format} without interrupt controllers, and "
+            "only a boot sector's BIOS services have disks then; give --irqchip on"
         )
     machine = Machine(
         size,
         found.cpus if cpus is None else cpus,
-        _wants_irqchip(plan, found) if irqchip is None else irqchip,
+        irqchip,
         cpu=cpu,
         strict=strict,
         huge_pages=huge_pages,
@@ -173,6 +181,8 @@ def boot(
             "cpl": options.cpl,
             "boot_drive": options.boot_drive,
             "disks": list(disks),
+            "rng": (plan.wants_tables and irqchip) if rng is None else rng,
+            "virtio_console": virtio_console,
             "testdev": testdev or found.testdev,
             "input": input,
             "bios": plan.bios,
@@ -202,7 +212,10 @@ def _leave_tables(machine: Machine) -> None:
     from vmm.system_tables import system_tables
 
     tables = system_tables(
-        machine.memory.layout, cpus=len(machine.vcpus), cpuid=machine.hardware.cpuid[0]
+        machine.memory.layout,
+        cpus=len(machine.vcpus),
+        cpuid=machine.hardware.cpuid[0],
+        virtio=[(place.gpa, place.size, place.gsi) for place in machine.virtio],
     )
     for table in tables:
         machine.memory.write(table.gpa, table.data)

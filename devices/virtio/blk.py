@@ -36,8 +36,11 @@ if TYPE_CHECKING:
         method may take long, and raises OSError where the host could not do it."""
 
         sectors: int
-        read_only: bool
         serial: bytes
+
+        @property
+        def read_only(self) -> bool:
+            """Whether writing is refused."""
 
         def read_into(self, offset: int, buffers: Sequence[memoryview]) -> None:
             """Fill the buffers, one behind the other."""

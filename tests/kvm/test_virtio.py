@@ -37,11 +37,14 @@ GUEST = """
     mov ebx, 0xFEE00000
     mov dword ptr [rbx + 0xF0], 0x14F
     mov ebx, 0xFEC00000
-    mov dword ptr [rbx], 0x10 + 2 * GSI
+    mov eax, [0x908]
+    lea eax, [rax * 2 + 0x10]
+    mov [rbx], eax
     mov dword ptr [rbx + 0x10], VECTOR
-    mov dword ptr [rbx], 0x11 + 2 * GSI
+    inc eax
+    mov [rbx], eax
     mov dword ptr [rbx + 0x10], 0
-    mov ebx, BASE
+    mov ebx, [0x900]
     xor ebp, ebp
 again:
     mov dx, 0x10
@@ -76,6 +79,16 @@ idtr:
     .word 256 * 16 - 1
     .quad IDT
 """
+"""Reads the registers' address at 0x900 and the interrupt line at 0x908."""
+
+GUEST_CODE = bytes.fromhex("""
+    bc00 000900b8 9d001000 66890425 00150000 66c70425 02150000 180066c7 04250415
+    0000008e c1e81066 89042506 1500000f 011c25bc 001000b0 ffe621e6 a1bb0000 e0fec783
+    f0000000 4f010000 bb0000c0 fe8b0425 08090000 8d044510 00000089 03c74310 50000000
+    ffc08903 c7431000 0000008b 1c250009 000031ed 66ba1000 ed83f8ff 740f8d7d 01894350
+    fa39fd73 ebfbf4eb f789e8e7 f4faf450 8b436089 436483f8 0183ddff b80000e0 fec780b0
+    00000000 00000058 48cfff0f 00100000 00000000
+""")
 RINGS, ROOM = 0x2_0000, 0x4_0000
 
 
@@ -141,14 +154,14 @@ class Rig:
 
 
 @pytest.fixture
-def rig(vm_factory, guest_asm):
+def rig(vm_factory):
     def make(device, requests, *, irqchip=True, before=0, **options):
         machine = vm_factory(memory="2M", irqchip=irqchip)
         for _ in range(before):
             machine.add_virtio(Rng())
         place = machine.add_virtio(device, **options)
-        text = f".set GSI, {place.gsi}; .set BASE, {place.gpa}; {GUEST}"
-        machine.memory.write(0x10_0000, guest_asm(text))
+        machine.memory.write(0x900, struct.pack("<QQ", place.gpa, place.gsi))
+        machine.memory.write(0x10_0000, GUEST_CODE)
         machine.start_at(0x10_0000, "long")
         return Rig(machine, place, requests)
 
@@ -211,7 +224,7 @@ def test_random_numbers_come_from_the_source(rig):
 
 
 POLLING = """
-    mov ebx, BASE
+    mov ebx, [0x900]
 again:
     mov dx, 0x10
     in eax, dx
@@ -223,15 +236,23 @@ over:
     out 0xF4, eax
     hlt
 """
+POLLING_CODE = bytes.fromhex("""
+    8b 1c250009 000066ba 1000ed83 f8ff7405 894350eb f1e7f4f4
+""")
+
+
+@pytest.mark.command
+@pytest.mark.parametrize(("text", "code"), [(GUEST, GUEST_CODE), (POLLING, POLLING_CODE)])
+def test_the_guests_are_what_their_texts_say(guest_asm, text, code):
+    assert guest_asm(text) == code
 
 
 @pytest.mark.parametrize("device", [Reverse, Slow])
-def test_without_interrupt_controllers_queues_are_served_within_the_exit(
-    vm_factory, guest_asm, device
-):
+def test_without_interrupt_controllers_queues_are_served_within_the_exit(vm_factory, device):
     machine = vm_factory(memory="2M", irqchip=False)
     place = machine.add_virtio(device())
-    machine.memory.write(0x10_0000, guest_asm(f".set BASE, {place.gpa}; {POLLING}"))
+    machine.memory.write(0x900, struct.pack("<Q", place.gpa))
+    machine.memory.write(0x10_0000, POLLING_CODE)
     machine.start_at(0x10_0000, "long")
     r = Rig(machine, place, REQUESTS)
     machine.run(timeout=30)

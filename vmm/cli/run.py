@@ -134,6 +134,8 @@ def _boot(options: Options, outlet: Outlet) -> Machine:
         cpl=None if options.cpl is None else int(options.cpl),
         boot_drive=options.boot_drive,
         disks=options.disk,
+        rng={"on": True, "off": False, "auto": None}[options.rng],
+        virtio_console=options.virtio_console,
         strict=options.strict,
         huge_pages=options.huge_pages,
         testdev=options.testdev,

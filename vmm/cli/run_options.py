@@ -90,9 +90,10 @@ RUN_OPTIONS = (
     RunOption(
         "--disk",
         "machine",
-        "a disk for the BIOS services, after the image itself; ro: read-only, cow: what is "
-        "written is thrown away at the end; may be given more than once",
-        takes="FILE[:ro|:cow]",
+        "a disk: for the BIOS services of a boot sector, after the image itself, for all else a "
+        "virtio disk; ro: read-only, cow: what is written is thrown away at the end; a virtio disk "
+        "takes serial=TEXT, queues=N, iops=N and bps=SIZE; may be given more than once",
+        takes="FILE[:ro|:cow][,KEY=VALUE...]",
         repeated=True,
     ),
     RunOption(
@@ -119,6 +120,15 @@ RUN_OPTIONS = (
         repeated=True,
     ),
     RunOption("--balloon", "machine", "let the guest give memory back ('vmm balloon')"),
+    RunOption(
+        "--rng",
+        "machine",
+        "a virtio entropy source (default: on for Linux)",
+        takes="on|off|auto",
+        choices=("on", "off", "auto"),
+        default="auto",
+    ),
+    RunOption("--virtio-console", "machine", "a virtio console, hvc0 to Linux, beside COM1"),
     RunOption("--huge-pages", "machine", "back RAM with the host's 2 MiB pages"),
     RunOption("--testdev", "machine", "add QEMU's pc-testdev, for kvm-unit-tests"),
     RunOption(

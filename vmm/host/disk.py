@@ -138,6 +138,7 @@ class DiskImage:
         """
         if saved["sectors"] != self.sectors:
             raise ValueError(f"{self.path} has {self.sectors} sectors and had {saved['sectors']}")
+        self._overlay.clear()
         for lba, data in saved["overlay"].items():
             self.write(int(lba), bytes.fromhex(data))
 

@@ -135,4 +135,8 @@ def _others(machine: Machine) -> dict[str, Any]:
         found["bios"] = machine.bios.save()
         disks = machine.bios.host.disks
         found["disks"] = {str(number): disk.save() for number, disk in disks.items()}
+    if machine.virtio:
+        from vmm.virtio.disks import save_disks
+
+        found["virtio_disks"] = save_disks(machine)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from vmm.errors import SnapshotError
+from vmm.errors import ConfigError, SnapshotError
 from vmm.snapshot.chips import put_chips, put_clock
 from vmm.snapshot.cpu import put_vcpu
 
@@ -76,8 +76,12 @@ def put_others(machine: Machine, others: Mapping[str, Any]) -> None:
             machine.bios.load(others["bios"])
             for number, disk in machine.bios.host.disks.items():
                 disk.load(others["disks"][str(number)])
+        if others.get("virtio_disks"):
+            from vmm.virtio.disks import load_disks
+
+            load_disks(machine, others["virtio_disks"])
         typed = bytes.fromhex(others.get("typed", ""))
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OSError, ConfigError) as error:
         raise SnapshotError(f"the state of the BIOS and its disks: {error}") from None
     if typed:
         machine.console.send(typed)
