@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 import resource
-import shutil
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import kvm_bindings
 from kvm_bindings import constants
-from vmm import probes
 from vmm.capabilities import CAPABILITIES
 from vmm.cpuid import feature_names
+from vmm.doctor_devices import devices
 from vmm.errors import ExitStatus
+from vmm.findings import Finding, Host, Level
 from vmm.kvm import backend
 from vmm.probes import Speed
 
 __all__ = ["Diagnosis", "Finding", "Host", "diagnose"]
-
-Level = Literal["ok", "note", "problem"]
 
 _UDEV_RULE = (
     """echo 'KERNEL=="kvm", GROUP="kvm", MODE="0666", OPTIONS+="static_node=kvm"' | """
@@ -43,37 +40,6 @@ _LAB_TOOLS = {
 _SLOW_RING_0 = 20_000_000
 """Instructions a second; below that, ring 0 is emulated and not run."""
 _FEW_DESCRIPTORS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One fact. A problem has a fix; a note is worth knowing."""
-
-    topic: str
-    name: str
-    value: str
-    level: Level = "ok"
-    fix: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """Where the facts come from; tests give their own."""
-
-    root: Path = Path("/")
-    """Where /dev, /proc and /sys are."""
-    machine: str = field(default_factory=platform.machine)
-    open_system: Callable[[str], kvm_bindings.System] = kvm_bindings.System
-    which: Callable[[str], str | None] = shutil.which
-    limit: Callable[[int], tuple[int, int]] = resource.getrlimit
-    measure: Callable[[], Speed] = probes.measure
-
-    def text(self, path: str) -> str:
-        """The content of a small file, stripped; "" if it cannot be read."""
-        try:
-            return (self.root / path).read_text(errors="replace").strip()
-        except OSError:
-            return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +105,7 @@ def diagnose(host: Host | None = None, *, probe: bool = True) -> Diagnosis:
         measured = list(_speed(host.measure()))
         findings += measured
         usable = not any(f.level == "problem" for f in measured)
-    findings += [*_limits(host), *_lab(host)]
+    findings += [*devices(host), *_limits(host), *_lab(host)]
     return Diagnosis(tuple(findings), usable)
 
 

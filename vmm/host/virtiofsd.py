@@ -15,9 +15,9 @@ import tempfile
 from vmm.errors import ConfigError
 from vmm.host.vhost_user import VhostUser, VhostUserError
 
-__all__ = ["start_virtiofsd"]
+__all__ = ["PLACES", "start_virtiofsd"]
 
-_PLACES = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd")
+PLACES = ("/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd")
 """Where distributions have it, none of which is in PATH."""
 
 
@@ -63,7 +63,7 @@ def start_virtiofsd(folder: str) -> tuple[VhostUser, subprocess.Popen[bytes]]:
 
 def _find() -> str:
     found = shutil.which("virtiofsd") or next(
-        (place for place in _PLACES if os.access(place, os.X_OK)), None
+        (place for place in PLACES if os.access(place, os.X_OK)), None
     )
     if found is None:
         raise ConfigError(

@@ -13,7 +13,7 @@ from vmm.host.virtiofsd import start_virtiofsd
 
 
 def test_the_real_one_is_there_and_leaves(tmp_path: Path) -> None:
-    if not any(os.access(place, os.X_OK) for place in virtiofsd._PLACES):
+    if not any(os.access(place, os.X_OK) for place in virtiofsd.PLACES):
         pytest.skip("no virtiofsd (Debian 12: qemu-system-common)")
     folder = tmp_path / "a, b"
     folder.mkdir()
@@ -36,7 +36,7 @@ def test_no_folder(tmp_path: Path) -> None:
 
 def test_no_virtiofsd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(virtiofsd, "_PLACES", ())
+    monkeypatch.setattr(virtiofsd, "PLACES", ())
     with pytest.raises(ConfigError, match="virtiofsd is not installed"):
         start_virtiofsd(str(tmp_path))
 
