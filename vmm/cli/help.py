@@ -343,6 +343,19 @@ examples:
   vmm run payload:smp --stats
 """
 
+BALLOON_DESCRIPTION = """\
+Show how much memory the guest of a machine has given back and what it says of its memory, or ask it
+to give back SIZE in all: less than it has given lets it take some again. The machine was run with
+--balloon, and the guest needs a driver for it, as Linux has.
+"""
+
+BALLOON_EPILOG = """\
+examples:
+  vmm balloon web              what it has given, and what it has free
+  vmm balloon web 512M         ask for 512M of its memory
+  vmm balloon web 0            it may have all of it again
+"""
+
 SNAPSHOT_DESCRIPTION = """\
 Save the whole state of a running machine to a file: processors, interrupt controllers, devices and
 memory. The machine is held meanwhile and then runs on. The file gets its name when it is complete:

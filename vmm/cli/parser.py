@@ -20,7 +20,7 @@ __all__ = ["COMMANDS", "build_parser", "parse"]
 
 COMMANDS = (
     *("run", "restore", "trace", "top", "ps", "console", "stat", "pause", "resume", "stop"),
-    *("snapshot", "gdb", "replay", "image", "doctor", "payloads"),
+    *("balloon", "snapshot", "gdb", "replay", "image", "doctor", "payloads"),
 )
 TRACE_COMMANDS = ("summary", "show", "export", "diff", "plot")
 
@@ -251,6 +251,15 @@ def _add_machines(commands: argparse._SubParsersAction[_Parser]) -> None:
         one.add_argument("name", metavar="NAME", nargs="?", help=texts.WHICH_MACHINE)
         if name == "pause":
             one.add_argument("--at", metavar="CONDITION", help=texts.PAUSE_AT)
+    balloon = _add(
+        *(commands, "balloon", "NAME [SIZE]", "memory that a guest gives back"),
+        *(texts.BALLOON_DESCRIPTION, texts.BALLOON_EPILOG),
+    )
+    balloon.add_argument("name", metavar="NAME", help="as 'vmm ps' lists it")
+    balloon.add_argument(
+        "size", metavar="SIZE", nargs="?", help="what it is to give in all: 512M, 0"
+    )
+    balloon.add_argument("--json", action="store_true", help="print JSON")
     snapshot = _add(
         *(commands, "snapshot", "NAME FILE", "save a machine's whole state to a file"),
         *(texts.SNAPSHOT_DESCRIPTION, texts.SNAPSHOT_EPILOG),

@@ -206,6 +206,32 @@ class Operations:
         snapshot.close()
         return {"path": path, "digest": snapshot.digest}
 
+    def op_balloon(self, size: int | None = None) -> dict[str, Any]:
+        """How much memory the guest has given back, and what it said of its memory last; it is
+        asked to give `size` bytes in all, where that is given, and to tell again."""
+        from devices.virtio.balloon import Balloon
+
+        machine = self._machine
+        found = [p.device for p in machine.virtio if isinstance(p.device, Balloon)]
+        if not found:
+            raise ControlError(f"{self._name} has no balloon: run it with --balloon")
+        balloon = found[0]
+        with machine.lock:
+            if size is not None:
+                if not 0 <= size <= machine.memory.size:
+                    raise ControlError(
+                        f"a balloon of {size} bytes in a machine of {machine.memory.size}"
+                    )
+                balloon.resize(size)
+            balloon.ask_for_statistics()
+            return {
+                "target": balloon.target_bytes,
+                "actual": balloon.actual_bytes,
+                "reported": balloon.reported_bytes,
+                "ready": balloon.transport is not None and balloon.transport.running,
+                "statistics": dict(balloon.statistics),
+            }
+
     def op_gdb(self, address: str | None = None) -> dict[str, Any]:
         """Let GDB attach: at an address (`vmm.gdb.server.read_address`), where it could already, or
         at a socket beside this one; returns what GDB's `target remote` takes."""
