@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 import vmm
+import vmm.pytest_plugin.boot_once
 import vmm.trace.view  # with NumPy, which cannot be imported again when pytester has forgotten it
 from vmm.kvm import backend
 
@@ -286,6 +287,80 @@ def test_properties_and_recordings_with_any_number_of_workers(pytester, workers)
     passed = found["test_one[hello16]"]
     assert passed["vm_exits"] == passed["vm2_exits"] == "43"
     assert "vm_recording" not in passed
+
+
+BOOTED = """
+    import pytest
+
+    pytestmark = pytest.mark.guest("payload:serial_echo", until="q quits\\n")
+
+    @pytest.mark.parametrize("letter", "abcd")
+    def test_each_goes_on_from_there(vm, vm_console, letter):
+        assert vm_console.text == ""
+        vm_console.send(letter)
+        assert vm_console.expect(".")[0] == letter.upper()
+        assert vm.trace.where(port=0x3F8, write=True).values == letter.upper().encode()
+
+    @pytest.fixture(scope="module")
+    def answered(booted):
+        def answer(vm):
+            vm.console.send("a")
+            vm.trace.stop_at("port=0x3f8,write,value=0x41")
+            assert vm.run().reason == "stopped"
+        return booted("payload:serial_echo", answer)
+
+    def test_two_that_go_on_from_where_a_function_led(answered, vm_factory):
+        for key in "xy":
+            vm = vm_factory(answered)
+            vm.console.send(key + "q")
+            assert vm.run(timeout=60).reason == "debug_exit"
+            assert vm.console.text == key.upper()
+
+    def test_the_same_again(answered, vm_factory):
+        assert vm_factory(answered).regs.rax & 0xFF == 0x41
+"""
+
+
+def test_a_guest_is_booted_once_for_many_tests(pytester, monkeypatch):
+    booted = []
+
+    def boot(image, **options):
+        booted.append(image)
+        return vmm.boot(image, **options)
+
+    monkeypatch.setattr(vmm.pytest_plugin.boot_once, "boot", boot)
+    run(pytester, BOOTED).assert_outcomes(passed=6)
+    assert booted == ["payload:serial_echo"] * 2  # to two different places
+
+
+def test_a_guest_that_never_comes_there_is_waited_for_once(pytester, monkeypatch):
+    result = run(
+        pytester,
+        """
+        import pytest
+
+        pytestmark = pytest.mark.guest("payload:triple_fault", until="never")
+
+        def test_one(vm): pass
+        def test_two(vm_console): pass
+
+        @pytest.mark.guest("missing.elf", until="never")
+        def test_missing(vm): pass
+        """,
+    )
+    result.assert_outcomes(errors=3)
+    assert text(result).count("booted: the console never matched 'never': the guest died of") == 2
+    assert text(result).count("the chain of faults") == 2
+    result.stdout.fnmatch_lines(["booted: */missing.elf: *"])
+    assert "Traceback" not in text(result)
+
+
+@pytest.mark.command
+def test_each_worker_boots_for_itself(pytester):
+    pytester.makepyfile(BOOTED, test_second=BOOTED)
+    done = pytester.run(sys.executable, "-m", "pytest", "-n", "2", "--kvm-trace=kept")
+    done.assert_outcomes(passed=12)
+    assert not list((pytester.path / "kept").rglob("*.vtrace"))
 
 
 def test_assertions_on_exits_show_the_exits(machine):

@@ -21,12 +21,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.machine import Machine
     from vmm.pytest_plugin.assembly import GuestAsm
+    from vmm.pytest_plugin.boot_once import VmBooted
     from vmm.pytest_plugin.console import VmConsole
     from vmm.pytest_plugin.machines import VmFactory
 
+_GUEST = (
+    "guest(image, **options): what the fixture vm boots, with the options of vmm.boot; until=REGEX "
+    "boots it once, to where its console matches, and each test goes on from there"
+)
 _MARKERS = (
     "kvm: needs a usable /dev/kvm (see --kvm); what uses vm or vm_factory has it by itself",
-    "guest(image, **options): what the fixture vm boots, with the options of vmm.boot",
+    _GUEST,
 )
 
 _why_no_kvm = pytest.StashKey[str]()
@@ -94,7 +99,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark what needs KVM, so that `-m kvm` selects it."""
-    if "vm_factory" in _fixtures(item) and not _needs_kvm(item):
+    if {"vm_factory", "booted"} & set(_fixtures(item)) and not _needs_kvm(item):
         item.add_marker("kvm")
 
 
@@ -153,7 +158,8 @@ def _fixtures(item: pytest.Item) -> list[str]:
 def vm_factory(request: pytest.FixtureRequest) -> Iterator[VmFactory]:
     """Make machines, which are closed when the test ends.
 
-    `vm_factory(image, **options)` is `vmm.boot`, and `vm_factory(**options)` is `vmm.Machine`.
+    `vm_factory(image, **options)` is `vmm.boot`, `vm_factory(snapshot)` is `vmm.restore`, and
+    `vm_factory(**options)` is `vmm.Machine`.
     """
     from vmm.pytest_plugin.machines import of_test
 
@@ -167,7 +173,18 @@ def vm(request: pytest.FixtureRequest, vm_factory: VmFactory) -> Machine:
     """A machine that is closed when the test ends: what the marker `guest` says, or a bare one."""
     from vmm.pytest_plugin.machines import marked_guest
 
-    return marked_guest(request.node)
+    return marked_guest(request.node, lambda: request.getfixturevalue("booted"))
+
+
+@pytest.fixture(scope="session")
+def booted() -> Iterator[VmBooted]:
+    """Boot guests once: `booted(image, until, **options)` is a snapshot, for `vm_factory`, of where
+    its console matched."""
+    from vmm.pytest_plugin.boot_once import BootedGuests
+
+    guests = BootedGuests()
+    yield guests.boot
+    guests.close()
 
 
 @pytest.fixture

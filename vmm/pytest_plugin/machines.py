@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +14,14 @@ from urllib.parse import quote
 import pytest
 
 from vmm.errors import VmmError
+from vmm.from_snapshot import restore
 from vmm.furnish import PAYLOAD_PREFIX
 from vmm.kvm import backend
 from vmm.launch import boot
 from vmm.machine import Machine
+from vmm.pytest_plugin.boot_once import VmBooted
 from vmm.pytest_plugin.report import sections_of
+from vmm.snapshot.snapshot import Snapshot
 
 __all__ = ["TestMachines", "VmFactory", "marked_guest", "of_test"]
 
@@ -28,9 +32,11 @@ _LONGEST_NAME = 200
 class VmFactory(Protocol):
     """What the fixture `vm_factory` gives."""
 
-    def __call__(self, image: str | Path | bytes | None = None, /, **options: Any) -> Machine:
-        """Make a machine: `vmm.boot(image, **options)`, or without an image
-        `vmm.Machine(**options)`.
+    def __call__(
+        self, image: str | Path | bytes | Snapshot | None = None, /, **options: Any
+    ) -> Machine:
+        """Make a machine: `vmm.boot(image, **options)`; of a snapshot,
+        `vmm.restore(snapshot, **options)`; and without either, `vmm.Machine(**options)`.
 
         Raises:
             VmmError: it cannot be made so.
@@ -42,7 +48,7 @@ def of_test(item: pytest.Item) -> TestMachines:
     return item.stash.setdefault(_MACHINES, TestMachines(item))
 
 
-def marked_guest(item: pytest.Item) -> Machine:
+def marked_guest(item: pytest.Item, booted: Callable[[], VmBooted]) -> Machine:
     """Make the machine that a test's marker `guest` asks for; a bare one where it has none.
 
     A relative path is looked for in the project's root, so that it does not matter where pytest
@@ -56,6 +62,8 @@ def marked_guest(item: pytest.Item) -> Machine:
         image, options = _guest(*mark.args, **mark.kwargs)
         if isinstance(image, str | Path) and not str(image).startswith(PAYLOAD_PREFIX):
             image = item.config.rootpath / image
+        if "until" in options:
+            image, options = booted()(image, **options), {}
         return machines.make(image, **options)
     except (TypeError, VmmError) as error:
         pytest.fail(f"@pytest.mark.guest: {error}", pytrace=False)
@@ -84,7 +92,9 @@ class TestMachines:
         self._failed = False
         self._folder: Path | None = item.config.getoption("--kvm-trace")
 
-    def make(self, image: str | Path | bytes | None = None, /, **options: Any) -> Machine:
+    def make(
+        self, image: str | Path | bytes | Snapshot | None = None, /, **options: Any
+    ) -> Machine:
         """Make a machine (`VmFactory`); a test's first one is told of as vm, the next as vm2."""
         name = f"vm{len(self._made) + 1}" if self._made else "vm"
         recording = self._recording(name)
@@ -92,11 +102,16 @@ class TestMachines:
             recording.parent.mkdir(parents=True, exist_ok=True)
             if image is None:
                 options |= {"trace": str(recording), "journal": True}
+            elif isinstance(image, Snapshot):
+                options["trace"] = str(recording)
             else:
                 options["record"] = str(recording)
         else:
             recording = None  # the test keeps a trace of its own, or none
-        machine = Machine(**options) if image is None else boot(image, **options)
+        if isinstance(image, Snapshot):
+            machine = restore(image, **options)
+        else:
+            machine = Machine(**options) if image is None else boot(image, **options)
         self._made.append(_Made(name, machine, recording))
         return machine
 
