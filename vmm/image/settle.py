@@ -155,8 +155,9 @@ def _pam(root: Path) -> None:
         variable = kind.replace("noninteractive", "nonint").replace("-", "_")
         text = template.read_text()
         for name, module in blocks.items():
-            shown = f"{control}\t{module}".replace("success=end", "success=1") if module else ""
-            text = text.replace(f"${variable}_{name.lower()}", shown)
+            # Without a line it is gone: an empty one would be a change of somebody's.
+            shown = f"{control}\t{module}\n".replace("success=end", "success=1") if module else ""
+            text = text.replace(f"${variable}_{name.lower()}\n", shown)
         _write(root, f"etc/pam.d/{template.name}", text)
         nothing = f"Module: null\n{_NOTHING}\n" if block == "Additional" else ""
         _write(root, f"var/lib/pam/{kind}", f"{nothing}Module: unix\n{line}\n")
