@@ -368,3 +368,43 @@ def test_no_heavy_module_is_imported_before_the_guest_runs():
         *("kvm_bindings.structs.vm", "kvm_bindings.structs.cpu", "kvm_bindings.structs.run"),
     }
     assert heavy & loaded == set()
+
+
+# -- --reboot ---------------------------------------------------------------------------------
+
+COUNTS_ITS_BOOTS = """
+    xor ax, ax; mov ds, ax; mov es, ax
+    inc byte ptr [n]
+    mov al, [n]; out 0xe9, al
+    mov ax, 0x0301; mov bx, 0x7c00; mov cx, 1; mov dh, 0
+    int 0x13
+    cmp byte ptr [n], '3'
+    jae 1f
+    mov al, 0xfe; out 0x64, al
+1:  cli; hlt
+n:  .byte '0'
+"""
+
+
+def test_a_guest_that_resets_the_machine_is_started_again(guest_asm, tmp_path):
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(guest_asm(COUNTS_ITS_BOOTS, "bootsector"))
+    done = vmm("run", str(disk), "--reboot", "--timeout", "60", "--json", str(tmp_path / "json"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == b"123"
+    assert done.stderr.count(b"the guest reset the machine, which starts again") == 2
+    assert json.loads((tmp_path / "json").read_text())["reason"] == "halt"
+
+
+def test_a_guest_that_resets_the_machine_without_end(guest_asm, tmp_path):
+    """The time is that of all its starts."""
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(guest_asm("mov al, 0xfe; out 0x64, al; cli; hlt", "bootsector"))
+    assert vmm("run", str(disk), "--timeout", "60").returncode == 0
+    assert vmm("run", str(disk), "--reboot", "--timeout", "1").returncode == 124
+
+
+def test_reboot_and_what_looks_at_one_machine(tmp_path):
+    done = vmm("run", "payload:hello16", "--reboot", "--trace", str(tmp_path / "t"))
+    assert done.returncode == 2
+    assert done.stderr == b"vmm: --reboot: --trace is about one machine, which a reset ends\n"

@@ -124,7 +124,7 @@ keys:
   Ctrl-C          is the guest's if it reads its console, and ends the run if it does not
 
 exit status:
-  0    the guest halted, powered off or reset
+  0    the guest halted, powered off or, without --reboot, reset the machine
   2    wrong usage, or an image that cannot be booted
   4    KVM cannot be used ('vmm doctor' says why)
   6    the guest died: a triple fault, a KVM error; a report says of what

@@ -6,7 +6,8 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from vmm.cli.messages import say
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run", "run_machine"]
 
+_SHORTEST_S = 0.001
+
 
 def run(options: Options) -> int:
     """Boot, run, report; returns the exit status.
@@ -52,6 +55,7 @@ def run_machine(options: Options, make: Callable[[Options, Outlet], Machine]) ->
     """
     if options.gdb_nowait and options.gdb is None:
         raise ConfigError("--gdb-nowait says how --gdb ADDRESS is to be; give that as well")
+    _check_reboot(options)
     if options.detach:
         from vmm.cli.detach import in_background
 
@@ -59,12 +63,46 @@ def run_machine(options: Options, make: Callable[[Options, Outlet], Machine]) ->
     return _run_here(options, make, None)
 
 
+def _check_reboot(options: Options) -> None:
+    """Refuse what looks at one machine from its first instruction to its last, where there may be
+    several."""
+    if not options.reboot:
+        return
+    watching = ("tui", "shell", "gdb", "trace", "record", "stop_at", "tracer", "stats")
+    for name in watching:
+        if getattr(options, name):
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--reboot: --{flag} is about one machine, which a reset ends")
+
+
 def _run_here(
     options: Options,
     make: Callable[[Options, Outlet], Machine],
     background: Background | None,
 ) -> int:
+    """Run a machine, and another one like it after each reset where that is wanted."""
     json_files = _json_files(options)
+    end_s = None if options.timeout is None else time.monotonic() + options.timeout
+    told = background
+    while True:
+        status = _run_once(options, make, json_files, told, alone=background is not None)
+        if status is not None:
+            return status
+        told = None
+        if end_s is not None:
+            options.timeout = max(end_s - time.monotonic(), _SHORTEST_S)
+        say("the guest reset the machine, which starts again")
+
+
+def _run_once(
+    options: Options,
+    make: Callable[[Options, Outlet], Machine],
+    json_files: Sequence[tuple[JsonFile, Callable[[RunResult], object]]],
+    background: Background | None,
+    *,
+    alone: bool,
+) -> int | None:
+    """Run one machine to its end; returns the exit status, or None: it is to be started again."""
     outlet = Outlet()
     machine = make(options, outlet)
     with ExitStack() as at_end:
@@ -75,7 +113,7 @@ def _run_here(
             from vmm.cli.log import keep_log, open_log
 
             log = open_log(options.log, options.name or usual_name(options.image))
-            keep_log(machine, log, alone=background is not None)
+            keep_log(machine, log, alone=alone)
         if options.debug:
             say_plan(machine)
         if options.tracer or options.rip or options.stop_at or options.trace_only:
@@ -99,6 +137,8 @@ def _run_here(
             if options.debug:
                 raise
             return int(fault.status)
+        if options.reboot and result.reason == "reset" and not session.terminal.signal:
+            return None
         if result is machine.last_result:
             result = machine.explain() or result
         for file, contents in json_files:

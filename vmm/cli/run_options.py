@@ -204,6 +204,11 @@ RUN_OPTIONS = (
         takes="FILE|journal",
     ),
     RunOption("--timeout", "run", "end the run after this", takes="SECONDS", read=seconds),
+    RunOption(
+        "--reboot",
+        "run",
+        "when the guest resets the machine, start it again (default: end the run)",
+    ),
     RunOption("--max-exits", "run", "end it after so many exits", takes="N", read=count),
     RunOption(
         "--input",

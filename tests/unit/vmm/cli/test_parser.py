@@ -56,7 +56,7 @@ def test_every_option_of_run_is_read():
                 "a.py:A,b=1",
             ),
             *("--stop-at", "exits=2", "--trace-only", "write", "kernel"),
-            *("--gdb", "unix:g", "--gdb-nowait", "--initrd", "i.img"),
+            *("--gdb", "unix:g", "--gdb-nowait", "--initrd", "i.img", "--reboot"),
             *("--net", "user", "--net", "tap=t", "--vsock", "3", "--share", "d", "--balloon"),
             *("--config", "c", "--print-config", "--detach", "--log", "journal"),
         ]
@@ -74,7 +74,7 @@ def test_every_option_of_run_is_read():
         "tracer": ["a.py:A,b=1"], "stop_at": ["exits=2"], "trace_only": "write",
         "gdb": "unix:g", "gdb_nowait": True, "config": "c", "print_config": True,
         "net": ["user", "tap=t"], "vsock": "3", "share": ["d"], "balloon": True,
-        "initrd": "i.img", "detach": True, "log": "journal",
+        "initrd": "i.img", "reboot": True, "detach": True, "log": "journal",
     }  # fmt: skip
 
 
