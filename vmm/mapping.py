@@ -38,18 +38,19 @@ def _libc() -> Any:
     return libc
 
 
-def map_over(address: int, size: int, fd: int, offset: int) -> None:
-    """Map `size` bytes of a file privately at `address`, over what is mapped there.
+def map_over(address: int, size: int, fd: int, offset: int, *, shared: bool = False) -> None:
+    """Map `size` bytes of a file privately, or `shared`, at `address`, over what is mapped there.
 
     Raises:
         OSError: the host refuses; what was mapped there may be gone.
 
-    Spec: mmap(2), MAP_FIXED and MAP_PRIVATE.
+    Spec: mmap(2), MAP_FIXED, MAP_PRIVATE and MAP_SHARED.
     """
     libc = _libc()
+    kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
     arguments = (
         *(ctypes.c_void_p(address), ctypes.c_size_t(size), mmap.PROT_READ | mmap.PROT_WRITE),
-        *(mmap.MAP_PRIVATE | _MAP_FIXED | _MAP_NORESERVE, fd, ctypes.c_int64(offset)),
+        *(kind | _MAP_FIXED | _MAP_NORESERVE, fd, ctypes.c_int64(offset)),
     )
     if libc.mmap(*arguments) == _FAILED:
         number = ctypes.get_errno()

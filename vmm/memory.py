@@ -15,12 +15,14 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 from vmm.errors import ConfigError, GuestMemoryError, MappingOverlap
-from vmm.layout import PAGE_SIZE, MemoryLayout
+from vmm.layout import PAGE_SIZE, MemoryLayout, RamRange
 from vmm.mapping import map_over
 
 __all__ = ["GuestMemory", "Region"]
 
 _HUGE_PAGE = 2 << 20
+_MADV_COLLAPSE = 25
+"""Make huge pages of a range now, whatever the host has set for later (Linux 6.1)."""
 _MADV_REMOVE = 9
 """Free the pages and what backs them (madvise(2))."""
 
@@ -28,10 +30,17 @@ _MADV_REMOVE = 9
 class Region:
     """`size` bytes of host memory that the guest sees from `gpa` on, called `what` in messages."""
 
-    __slots__ = ("gpa", "map", "readonly", "size", "view", "what")
+    __slots__ = ("gpa", "map", "readonly", "size", "skipped", "view", "what")
 
     def __init__(
-        self, gpa: int, size: int, map: mmap.mmap, view: memoryview, readonly: bool, what: str
+        self,
+        gpa: int,
+        size: int,
+        map: mmap.mmap,
+        view: memoryview,
+        readonly: bool,
+        what: str,
+        skipped: int = 0,
     ) -> None:
         self.gpa = gpa
         self.size = size
@@ -39,6 +48,8 @@ class Region:
         self.view = view
         self.readonly = readonly
         self.what = what
+        self.skipped = skipped
+        """How many bytes of `map` come before the region."""
 
     @property
     def end(self) -> int:
@@ -48,7 +59,15 @@ class Region:
     @property
     def hva(self) -> int:
         """The host virtual address of the region's first byte."""
-        return ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        return ctypes.addressof(ctypes.c_char.from_buffer(self.map)) + self.skipped
+
+    def advise(self, advice: int, start: int, end: int) -> None:
+        """Give the host advice (MADV_*) on a piece of the region, which it may not follow.
+
+        Spec: madvise(2).
+        """
+        with contextlib.suppress(OSError):
+            self.map.madvise(advice, self.skipped + start, end - start)
 
 
 class GuestMemory:
@@ -82,14 +101,13 @@ class GuestMemory:
             flags |= os.MFD_HUGETLB
         self.fd = os.memfd_create("glassvm-ram", flags)
         try:
-            os.ftruncate(self.fd, layout.size)
+            # Python maps nothing behind a file's end.
+            os.ftruncate(self.fd, layout.size + (0 if huge_pages else _HUGE_PAGE))
             offset = 0
             for ram in layout.ranges:
-                mapping = mmap.mmap(self.fd, ram.size, offset=offset)
-                self._insert(
-                    Region(ram.start, ram.size, mapping, memoryview(mapping), False, "RAM")
-                )
+                self._insert(self._map_ram(ram, offset))
                 offset += ram.size
+            os.ftruncate(self.fd, layout.size)
         except (OSError, OverflowError, ValueError) as error:
             self.close()
             raise ConfigError(_refusal(layout.size, huge_pages, error)) from None
@@ -177,6 +195,20 @@ class GuestMemory:
         for region in self._regions:
             if not region.readonly:
                 map_over(region.hva, region.size, self.base[0], self.ram_offset(region))
+
+    def expect(self, gpa: int, size: int) -> None:
+        """Prepare for all of a range of RAM being written soon: where the host can, it gets
+        huge pages, which are one fault where there were 512."""
+        region = self._find(gpa)
+        if region is None or region.readonly:
+            return
+        start = -(-(gpa - region.gpa) // _HUGE_PAGE) * _HUGE_PAGE
+        end = (min(gpa + size, region.end) - region.gpa) // _HUGE_PAGE * _HUGE_PAGE
+        if start >= end:
+            return
+        for page in range(start, end, _HUGE_PAGE):
+            region.view[page] = region.view[page]  # where nothing is, nothing is put together
+        region.advise(_MADV_COLLAPSE, start, end)
 
     def view(self, gpa: int, size: int) -> memoryview:
         """Return `size` bytes at `gpa` as they are in memory: no copy, shared with the guest.
@@ -276,8 +308,7 @@ class GuestMemory:
                 if start < end:
                     # Of a private copy only what was copied is ours to give.
                     advice = _MADV_REMOVE if self.base is None else mmap.MADV_DONTNEED
-                    with contextlib.suppress(OSError):  # locked, or a kernel that cannot
-                        region.map.madvise(advice, start, end - start)
+                    region.advise(advice, start, end)
                 return
 
     def contains(self, gpa: int, size: int = 1) -> bool:
@@ -307,6 +338,21 @@ class GuestMemory:
     def _refuse_while_shared(self) -> None:
         if self._shared_with:
             raise ConfigError(f"memory is shared with {self._shared_with}, and cannot be replaced")
+
+    def _map_ram(self, ram: RamRange, offset: int) -> Region:
+        """Map a range of RAM at an address where the host's huge pages and the guest's are the same
+        ones. Python cannot say where, so there is room for moving it."""
+        if self.huge_pages:
+            mapping = mmap.mmap(self.fd, ram.size, offset=offset)
+            return Region(ram.start, ram.size, mapping, memoryview(mapping), False, "RAM")
+        mapping = mmap.mmap(self.fd, ram.size + _HUGE_PAGE, offset=offset)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+        skipped = -address % _HUGE_PAGE
+        map_over(address + skipped, ram.size, self.fd, offset, shared=True)
+        view = memoryview(mapping)[skipped : skipped + ram.size]
+        region = Region(ram.start, ram.size, mapping, view, False, "RAM", skipped)
+        region.advise(mmap.MADV_HUGEPAGE, 0, ram.size)
+        return region
 
     def _note(self, gpa: int, size: int) -> None:
         assert self.written is not None

@@ -56,6 +56,8 @@ def place_image(plan: BootPlan, memory: GuestMemory) -> None:
     """
     for rom in plan.roms:
         memory.add_rom(rom.gpa, rom.data, rom.what)
+    if plan.expects[1]:
+        memory.expect(*plan.expects)
     for write in plan.writes:
         try:
             memory.write(write.gpa, write.data)

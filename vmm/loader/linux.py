@@ -95,7 +95,7 @@ def _plan(
 ) -> BootPlan:
     header = kernel.header
     placement = Placement(options, start_tables=True)
-    load = _place(kernel, options, placement)
+    load, needed = _place(kernel, options, placement)
     highest = highest_setup_type(kernel.code, header["kernel_info_offset"])
     takes = Takes(
         header["cmdline_size"],
@@ -112,11 +112,19 @@ def _plan(
     )
     protocol = _dotted(header["version"])
     note = f"Linux {_release(image, header)}, protocol {protocol}, boot_params at {params:#x}"
-    return BootPlan(format, start, placement.writes, wants_tables=True, notes=(note,))
+    return BootPlan(
+        format,
+        start,
+        placement.writes,
+        wants_tables=True,
+        expects=(load, needed),
+        notes=(note,),
+    )
 
 
-def _place(kernel: _Kernel, options: BootOptions, placement: Placement) -> int:
-    """Plan the code, and the memory that it unpacks itself into; return where it is loaded."""
+def _place(kernel: _Kernel, options: BootOptions, placement: Placement) -> tuple[int, int]:
+    """Plan the code, and the memory that it unpacks itself into; return where that is, and its
+    size. It begins with the code."""
     header, code = kernel.header, kernel.code
     sized = header["version"] >= _WITH_INIT_SIZE
     needed = max(len(code), header["init_size"]) if sized else len(code)
@@ -143,7 +151,7 @@ def _place(kernel: _Kernel, options: BootOptions, placement: Placement) -> int:
     placement.put(load, code, "the kernel")
     if needed > len(code):
         placement.claim(load + len(code), needed - len(code), "what the kernel unpacks")
-    return load
+    return load, needed
 
 
 def _release(image: memoryview, header: dict[str, int]) -> str:

@@ -125,6 +125,8 @@ class BootPlan(Record):
     """The image expects BIOS services: install the Python BIOS before it starts."""
     wants_tables: bool = False
     """It looks for the tables that firmware leaves (ACPI, SMBIOS), as Linux does."""
+    expects: tuple[int, int] = (0, 0)
+    """Address and size of memory that the guest fills at once, with what it unpacks."""
     moved_by: int = 0
     """How far a position-independent image lies from where it was linked for, in bytes."""
     notes: tuple[str, ...] = ()

@@ -180,3 +180,24 @@ def test_nothing_else_is_discarded() -> None:
     memory.discard(memoryview(b"x" * 8192))
     assert bytes(rom.view[:3]) == b"rom"
     memory.close()
+
+
+@pytest.mark.parametrize("size", [2 << 20, 64 << 20, 5 << 30])
+def test_ram_lies_where_huge_pages_of_the_host_fit(size):
+    memory = GuestMemory(MemoryLayout.for_size(size))
+    try:
+        assert [region.hva % (2 << 20) for region in memory] == [0] * len(memory.layout.ranges)
+    finally:
+        memory.close()
+
+
+def test_memory_that_will_be_written_soon_keeps_what_it_has():
+    memory = GuestMemory(MemoryLayout.for_size(16 << 20))
+    try:
+        memory.write(0x40_0000, b"is there")
+        for gpa, size in ((0x30_0000, 0x50_0000), (0x20_0000, 1), (0, 1 << 40), (1 << 40, 1)):
+            memory.expect(gpa, size)
+        assert memory.read(0x40_0000, 9) == b"is there\0"
+        assert memory.read(0x60_0000, 8) == bytes(8)
+    finally:
+        memory.close()

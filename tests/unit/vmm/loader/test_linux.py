@@ -39,6 +39,7 @@ def test_the_64_bit_entry(bzimage: Bytes, options: Options, memory_of: Memory) -
     assert (plan.start.mode, plan.start.protocol) == ("long", "linux")
     assert plan.start.entry == 0x1000200
     assert memory_of(plan, 0x1000000, 0x400) == b"\xf4" * 0x400
+    assert plan.expects == (0x1000000, 0x800000)
     field = params(plan, memory_of)
     assert field(0x1FE, "H") == 0xAA55
     assert field(0x202, "I") == 0x53726448
