@@ -102,6 +102,7 @@ initrd = "{made.initrd.name}"
 disk = ["{made.image.name}"]
 append = "console=ttyS0 root=/dev/vda rw"
 memory = "512M"
+# net = ["user"]       # a network that needs no privileges, but the program passt
 """
 
 
