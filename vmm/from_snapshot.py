@@ -24,7 +24,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["restore"]
+__all__ = ["refuse_untrusted", "restore"]
+
+_REACHING_OUT = ("devices", "net", "vsock", "share")
+"""The settings by which a machine runs code of the user's, or its guest reaches the host."""
 
 _NOT_COMPARED = frozenset({"hypervisor", "ht", "osxsave", "ospke", "apic", "x2apic"})
 """Features that CPUID shows by the state of the processor, or whatever KVM says."""
@@ -36,6 +39,7 @@ def restore(
     console: Callable[[bytes], None] | None = None,
     terminal: bool = False,
     disks: str = "private",
+    trust: bool = False,
     trace: str | bool = True,
     kvm: str = "/dev/kvm",
 ) -> Machine:
@@ -51,12 +55,16 @@ def restore(
         disks: "private": what the guest writes to its disks is kept for this machine only, so that
             any number can be made of one snapshot; "shared": it is written to the files, as the
             machine did that the snapshot was taken of.
+        trust: a snapshot out of a file may run devices of its author's own, reach networks, share
+            folders and, with shared disks, write to files: whatever it names. Without this it is
+            refused if it does.
         trace: True: the last exits are kept; a file: all of them are, in it; False: none.
         kvm: the device node.
 
     Raises:
         SnapshotError: the file is damaged or not for this version; or this host lacks what the
-            state needs, which the message names. Nothing has run then.
+            state needs, or it is not trusted with what it names, which the message tells. Nothing
+            has run then.
         ConfigError: a disk or a device of the settings cannot be had.
         KvmUnavailable: KVM cannot be used here.
     """
@@ -65,10 +73,12 @@ def restore(
     if not isinstance(snapshot, Snapshot):
         from vmm.snapshot.file import read_snapshot
 
-        with read_snapshot(snapshot) as read:
+        with read_snapshot(snapshot, trusted=trust) as read:
             return restore(
                 read, console=console, terminal=terminal, disks=disks, trace=trace, kvm=kvm
             )
+    if not (snapshot.trusted or trust):
+        refuse_untrusted(snapshot, shared=disks == "shared")
     config = _config(snapshot)
     machine = Machine(**config, trace=trace, kvm=kvm)
     try:
@@ -89,6 +99,37 @@ def restore(
         machine.close()
         raise
     return machine
+
+
+def refuse_untrusted(snapshot: Snapshot, *, shared: bool = False) -> None:
+    """Refuse a snapshot of unknown origin that does more than run a guest which is shut in.
+
+    Disks that are only read are none of it: without a network nobody gets to know them.
+
+    Raises:
+        SnapshotError: it reaches out of the guest; the message says what it names.
+    """
+    settings = snapshot.settings
+    found = [
+        f"{kind.removesuffix('s')} {text}"
+        for kind in _REACHING_OUT
+        for text in _texts(settings.get(kind))
+    ]
+    if found or shared:
+        image = settings.get("image") if settings.get("bios") else ""
+        found += [f"disk {text}" for text in (*_texts(image), *_texts(settings.get("disks")))]
+    if found:
+        raise SnapshotError(
+            f"{snapshot.path}: the machine has {', '.join(found)} of this host; if you know where "
+            "the snapshot is from, use --trust (in Python: trust=True)"
+        )
+
+
+def _texts(value: object) -> list[str]:
+    """The values of a setting that takes one, several or none."""
+    if not value:
+        return []
+    return [str(text) for text in value] if isinstance(value, list) else [str(value)]
 
 
 def _config(snapshot: Snapshot) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from contextlib import suppress
 from multiprocessing import get_context
 
 from vmm.errors import ConfigError, SnapshotError
-from vmm.from_snapshot import restore
+from vmm.from_snapshot import refuse_untrusted, restore
 from vmm.lifecycle import Phase
 from vmm.snapshot.file import read_snapshot, save_snapshot
 from vmm.snapshot.snapshot import Snapshot
@@ -50,9 +50,10 @@ class Pool(Executor):
         setup: called with each worker's new machine: adds functions and devices of your own.
         executor: what to run the calls on instead of processes of this pool's own. It is not shut
             down with the pool.
+        trust: use what a snapshot out of a file names of the host, as for `vmm.restore`.
 
     Raises:
-        SnapshotError: the snapshot cannot be read.
+        SnapshotError: the snapshot cannot be read, or is not trusted with what it names.
         ConfigError: both `workers` and `executor` were given, or less than one worker.
     """
 
@@ -63,12 +64,13 @@ class Pool(Executor):
         *,
         setup: Setup = None,
         executor: Executor | None = None,
+        trust: bool = False,
     ) -> None:
         if workers is not None and (executor is not None or workers < 1):
             raise ConfigError(f"workers={workers}: give 1 or more, or an executor instead")
         self._setup = setup
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._path, self._digest = self._file_of(snapshot)
+        self._path, self._digest = self._file_of(snapshot, trust)
         self._own = executor is None
         self._shut = False
         self._pending: set[Future[Any]] = set()
@@ -113,9 +115,11 @@ class Pool(Executor):
             self._folder.cleanup()
             self._folder = None
 
-    def _file_of(self, snapshot: Snapshot | str | os.PathLike[str]) -> tuple[str, str]:
+    def _file_of(self, snapshot: Snapshot | str | os.PathLike[str], trust: bool) -> tuple[str, str]:
         if not isinstance(snapshot, Snapshot):
             with read_snapshot(snapshot) as read:
+                if not trust:
+                    refuse_untrusted(read)
                 return os.path.abspath(snapshot), read.digest
         if snapshot.path is not None:
             return os.path.abspath(snapshot.path), snapshot.digest
@@ -146,7 +150,7 @@ def _call(
     """Call a function with this worker's machine, back at the snapshot."""
     found = _worker.machines.get(digest)
     if found is None or found[0].phase in (Phase.STOPPED, Phase.FAILED):
-        snapshot = read_snapshot(path, verify=False)  # the pool has looked at all of it
+        snapshot = read_snapshot(path, verify=False, trusted=True)  # the pool has looked at it
         if snapshot.digest != digest:
             snapshot.close()
             raise SnapshotError(f"{path}: replaced while a pool works with it")

@@ -338,12 +338,59 @@ def test_a_boot_sector_keeps_its_disk_and_its_bios(tmp_path):
         with pytest.raises(vmm.SnapshotError, match="the snapshot is closed"):
             vmm.restore(later)
     assert image.read_bytes() == sector
-    with vmm.restore(path, disks="shared") as m:
+    with pytest.raises(vmm.SnapshotError, match=r"disk .*/disk\.img of this host"):
+        vmm.restore(path, disks="shared")
+    with vmm.restore(path, disks="shared", trust=True) as m:
         m.run(timeout=60)
     assert image.read_bytes()[512:513] == b"X"
     image.write_bytes(sector * 2)
     with pytest.raises(vmm.SnapshotError, match=r"disk\.img has 4 sectors and had 2"):
         vmm.restore(path)
+
+
+PROOF = """
+import pathlib
+pathlib.Path(__file__).with_name("ran").touch()
+class Answer:
+    name = "answer"
+    cannot_save = None
+    def read(self, offset, size): return 42
+    def write(self, offset, size, value): pass
+    def reset(self): pass
+    def save(self): return State()
+    def load(self, state): pass
+class State:
+    kind, version, _fields = "answer", 1, ()
+"""
+
+
+def test_a_file_of_unknown_origin_runs_nothing_of_this_host(tmp_path, capsys):
+    from vmm.cli import main
+
+    code = tmp_path / "answer.py"
+    code.write_text(PROOF)
+    path = str(tmp_path / "with.snap")
+    device = f"{code}:Answer@pio:0x10"
+    with vmm.boot("payload:hello64", devices=[device]) as m:
+        m.devices["answer"].read(0, 1)
+        ours = m.snapshot(path)
+    (tmp_path / "ran").unlink()
+    for restore in (vmm.restore, vmm.Pool):
+        with pytest.raises(vmm.SnapshotError) as refusal:
+            restore(path)
+        assert str(refusal.value) == (
+            f"{path}: the machine has device {device} of this host; if you know where the "
+            "snapshot is from, use --trust (in Python: trust=True)"
+        )
+    assert main(["restore", path]) == 2
+    assert f"device {device} of this host" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+    with vmm.restore(path, trust=True) as m:
+        assert m.devices["answer"].read(0, 1) == 42
+    assert (tmp_path / "ran").exists()
+    assert main(["restore", path, "--trust"]) == 0
+    with ours, vmm.restore(ours) as m:  # taken by this program: it knows
+        assert m.run(timeout=60).reason == "halt"
 
 
 # -- copies and returns -----------------------------------------------------------------------

@@ -379,7 +379,8 @@ RESTORE_EPILOG = """\
 Functions and devices of your own are wired again from Python (vmm.restore). Devices that were given
 with --device are loaded from their files again.
 
-A snapshot names disks and files of devices, which are opened and run: restore what you trust.
+A snapshot names devices, which are run, networks, folders and disks. One that does more than read
+disks is refused unless you say --trust.
 
 examples:
   vmm restore before.snap

@@ -162,6 +162,12 @@ def _add_restore(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="whose the guest's writes to its disks are: this machine's alone, gone with it "
         "(default), or the files'",
     )
+    restore.add_argument(
+        "--trust",
+        action="store_true",
+        help="use what the snapshot names of this host: devices (Python files, which are run), "
+        "networks, folders, and with --disks shared the disks",
+    )
     of_run = [option for option in RUN_OPTIONS if option.flag in _OF_RESTORE]
     _add_options(restore, of_run)
     restore.set_defaults(**{o.dest: o.initial for o in RUN_OPTIONS if o not in of_run})

@@ -29,5 +29,6 @@ def _restore(options: Options, outlet: Outlet) -> Machine:
         console=outlet.write,
         terminal=os.isatty(1),
         disks=options.disks,
+        trust=options.trust,
         trace=options.trace or True,
     )

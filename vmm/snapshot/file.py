@@ -94,7 +94,7 @@ def write_snapshot(
             over = _base_of(path, base, regions)
             copy = partial(copy_changes, machine.memory, base.image, fd)
             _write(fd, snapshot, copy, over)
-    return read_snapshot(path, verify=False)
+    return read_snapshot(path, verify=False, trusted=True)
 
 
 def _base_of(path: str, base: Snapshot, regions: tuple[ImageRegion, ...]) -> dict[str, str]:
@@ -118,7 +118,7 @@ def save_snapshot(snapshot: Snapshot, path: str | os.PathLike[str]) -> Snapshot:
     path = os.fspath(path)
     with _written(path) as fd:
         _write(fd, snapshot, lambda offset: snapshot.image.copy(fd, offset))
-    return read_snapshot(path, verify=False)
+    return read_snapshot(path, verify=False, trusted=True)
 
 
 def _write(
@@ -140,7 +140,9 @@ def _write(
     _write_all(fd, head + hashlib.sha256(head).digest() + manifest, 0)
 
 
-def read_snapshot(path: str | os.PathLike[str], *, verify: bool = True) -> Snapshot:
+def read_snapshot(
+    path: str | os.PathLike[str], *, verify: bool = True, trusted: bool = False
+) -> Snapshot:
     """Open a snapshot's file.
 
     Args:
@@ -158,6 +160,7 @@ def read_snapshot(path: str | os.PathLike[str], *, verify: bool = True) -> Snaps
     try:
         manifest, digest, size = _read_manifest(path, fd)
         snapshot = _from_manifest(path, fd, manifest, digest)
+        snapshot.trusted = trusted
         if verify:
             _verify(path, fd, manifest["memory"], size, len(manifest["raw"]))
         if manifest["memory"]["base"] is not None:

@@ -37,6 +37,7 @@ class Snapshot:
         exits: int,
         path: str | None = None,
         digest: str = "",
+        trusted: bool = True,
     ) -> None:
         self.settings = settings
         """What the machine was made with, and how it was furnished."""
@@ -55,6 +56,8 @@ class Snapshot:
         """The file, if it has one."""
         self.digest = digest
         """The file's checksum, by which snapshots that build upon it know it."""
+        self.trusted = trusted
+        """Whether this process took it: what it names on this host may be run and written to."""
 
     @property
     def memory_size(self) -> int:
