@@ -86,6 +86,8 @@ class GuestMemory:
         self.huge_pages = huge_pages
         self._regions: list[Region] = []
         self._starts: list[int] = []
+        self._low, self._low_end = memoryview(b""), 0
+        """The RAM from address 0 on, and where it ends."""
         self.base: tuple[int, int] | None = None
         """The file, and where in it, that RAM is a private copy of; None: RAM is `fd` itself."""
         self.unseen_writers: list[str] = []
@@ -235,6 +237,8 @@ class GuestMemory:
         Raises:
             GuestMemoryError: the range is not in memory, not in one piece, or read-only.
         """
+        if 0 <= size <= self._low_end - gpa and gpa >= 0 and self.written is None:
+            return self._low[gpa : gpa + size]  # where nearly all of them go
         for region in self._regions:
             start = gpa - region.gpa
             if 0 <= start <= region.size - size and size >= 0:
@@ -327,6 +331,7 @@ class GuestMemory:
             with contextlib.suppress(BufferError):
                 region.map.close()
         self._regions.clear()
+        self._low_end = 0
         self._starts.clear()
         if self.base is not None:
             os.close(self.base[0])
@@ -369,6 +374,8 @@ class GuestMemory:
         self._regions.append(region)
         self._regions.sort(key=lambda r: r.gpa)
         self._starts = [r.gpa for r in self._regions]
+        if not region.gpa and not region.readonly:
+            self._low, self._low_end = region.view, region.size
 
     def _find(self, gpa: int) -> Region | None:
         index = bisect_right(self._starts, gpa) - 1

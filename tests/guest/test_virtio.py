@@ -17,6 +17,9 @@ from vmm.lab.initramfs import load_order, read_module
 
 Linux = Callable[..., Any]
 
+TOOLS = "/usr/sbin:/sbin:" + os.environ["PATH"]
+"""Where mke2fs and e2fsck are: Debian's, and not busybox's of the same name."""
+
 LOAD = "for module in /modules/*.ko; do insmod $module || echo cannot load $module; done\n"
 POWER_OFF = "poweroff -f\n"
 COMPLAINTS = "WARNING|BUG:|Oops|Call Trace|I/O error|virtio.*(fail|broken)|EXT4-fs error"
@@ -41,7 +44,7 @@ def modules(kernel: Path) -> Callable[..., Mapping[str, bytes]]:
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     """An ext4 file system with a file of random bytes."""
-    program = shutil.which("mke2fs", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    program = shutil.which("mke2fs", path=TOOLS)
     if program is None:
         pytest.skip("no mke2fs (Debian: e2fsprogs)")
     folder = tmp_path / "content"
@@ -114,9 +117,8 @@ def test_disks_entropy_and_console(
     assert sum(one.flushes for one in blk.counts) > 0
     assert sum(one.errors for one in blk.counts) == 0
     assert other.read_bytes() == bytes(1 << 20)
-    check = ["e2fsck", "-f", "-n", str(image)]
-    environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
-    done = subprocess.run(check, capture_output=True, timeout=60, env=environment, check=False)
+    check = [str(shutil.which("e2fsck", path=TOOLS)), "-f", "-n", str(image)]
+    done = subprocess.run(check, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout.decode()
 
 

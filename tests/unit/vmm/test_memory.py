@@ -18,6 +18,13 @@ def memory():
     memory.close()
 
 
+@pytest.fixture
+def big():
+    memory = GuestMemory(MemoryLayout.for_size(HOLE_START + (1 << 20)))
+    yield memory
+    memory.close()
+
+
 def test_what_is_written_is_read(memory: GuestMemory) -> None:
     memory.write(0x1234, b"hello")
     assert memory.read(0x1234, 5) == b"hello"
@@ -201,3 +208,28 @@ def test_memory_that_will_be_written_soon_keeps_what_it_has():
         assert memory.read(0x60_0000, 8) == bytes(8)
     finally:
         memory.close()
+
+
+def test_transfers_of_devices(big):
+    """What a device may reach: RAM on either side of the hole, and read-only memory to read."""
+    big.write(0x1000, b"low")
+    assert bytes(big.dma(0x1000, 3, write=False)) == b"low"
+    big.dma(FOUR_GIB, 4, write=True)[:] = b"high"
+    assert big.read(FOUR_GIB, 4) == b"high"
+    big.add_rom(0xFFFF_F000, b"rom")
+    assert bytes(big.dma(0xFFFF_F000, 3, write=False)) == b"rom"
+    with pytest.raises(GuestMemoryError, match="read-only"):
+        big.dma(0xFFFF_F000, 3, write=True)
+    end = big.layout.low_end
+    assert len(big.dma(end - 4, 4, write=True)) == 4
+    for gpa, size in ((end - 4, 5), (end, 1), (-1, 1), (1, -1), (1 << 64, 1), (FOUR_GIB - 1, 2)):
+        with pytest.raises(GuestMemoryError):
+            big.dma(gpa, size, write=False)
+
+
+def test_only_what_a_device_may_write_is_noted(big):
+    big.written = set()
+    big.dma(0x5000, 100, write=False)
+    assert big.written == set()
+    big.dma(0x5FFF, 2, write=True)
+    assert big.written == {5, 6}
