@@ -39,6 +39,10 @@ SHOWS = {
         "triple fault\n",
     ],
     "my_device": ["the guest halted after 5 exits\n", "= 24464 (mod 65536), status OVERFLOW\n"],
+    "virtio_device": [
+        "HELLO OVER A VIRTQUEUE\n",
+        "status ACKNOWLEDGE|DRIVER|DRIVER_OK|FEATURES_OK|NEEDS_RESET: a buffer that is not in memory\n",
+    ],
     "mend_device": [
         "device divider failed at port 0x10: ZeroDivisionError",
         "the guest halted after 5 exits\n",
