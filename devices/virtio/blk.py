@@ -233,6 +233,10 @@ class Blk(VirtioDevice):
             if not signalled % _SIGNAL_EVERY and transport is not None:
                 transport.used(queue)
 
+    def counters(self) -> dict[str, int]:
+        """Requests by kind, bytes, and errors, of all queues together."""
+        return {name: sum(getattr(c, name) for c in self.counts) for name in Counts.__slots__}
+
     def save(self) -> BlkState:
         """Return what the driver has chosen."""
         return BlkState(

@@ -118,6 +118,7 @@ class VirtioConsole(VirtioDevice):
         self.features = SIZE | EMERG_WRITE | (MULTIPORT if several else 0)
         self.queue_sizes = (_QUEUE_SIZE,) * (2 + 2 * len(self.ports) if several else 2)
         self.values |= {"cols": size[0], "rows": size[1], "max_nr_ports": len(self.ports)}
+        self._sent = self._received = 0
         self._multiport = False
         self._waiting: deque[bytes] = deque(maxlen=_WAITING_PER_PORT * len(self.ports))
         for port in self.ports:
@@ -146,6 +147,7 @@ class VirtioConsole(VirtioDevice):
                     raise RingError("a receive buffer without room")
                 queue.push(chain, written)
                 done += written
+                self._received += written
         except RingError as error:
             transport.break_down(f"queue {queue.index}: {error}")
         transport.used(queue)
@@ -215,10 +217,15 @@ class VirtioConsole(VirtioDevice):
                 for view in chain.readable:
                     if left > 0:
                         port.out(bytes(view[:left]))
+                        self._sent += min(left, len(view))
                         left -= len(view)
                 queue.push(chain, 0)
         else:
             self.ports[_port_of(index)].on_room()
+
+    def counters(self) -> dict[str, int]:
+        """What went out of the guest, and what came in."""
+        return {"output_bytes": self._sent, "input_bytes": self._received}
 
     # -- control messages -------------------------------------------------------------------
 

@@ -116,6 +116,10 @@ class VirtioDevice:
         """The driver has written to a register of the configuration space."""
         self.values[name] = self.config[name].merge(self.values[name], value)
 
+    def counters(self) -> dict[str, int]:
+        """What it has done since it was made, by name; a name that ends in "bytes" counts those."""
+        return {}
+
     def save(self) -> State:
         """Return all that a device of this type has to remember."""
         return ConfigState(tuple(self.values.values()))

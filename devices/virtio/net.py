@@ -168,6 +168,11 @@ class Net(VirtioDevice):
         if self.transport is not None:
             self.transport.config_changed()
 
+    def counters(self) -> dict[str, int]:
+        """Frames and bytes either way, and the frames that were lost."""
+        names = ("received_frames", "received_bytes", "sent_frames", "sent_bytes", "dropped_frames")
+        return {name: getattr(self, name) for name in names}
+
     def accepts(self, features: int) -> bool:
         """Whether the chosen offloads have what they need."""
         return sound(features)

@@ -36,6 +36,7 @@ class Rng(VirtioDevice):
         super().__init__()
         self.name = name
         self._source = source
+        self._requests = self._bytes = 0
 
     def serve(self, queue: Queue) -> None:
         """Fill the buffers that wait.
@@ -46,4 +47,11 @@ class Rng(VirtioDevice):
         for chain in queue:
             if chain.readable or not chain.writable:
                 raise RingError("a request for random bytes has buffers to be written, no others")
-            queue.push(chain, chain.write(self._source(min(chain.writable_bytes, _MOST))))
+            written = chain.write(self._source(min(chain.writable_bytes, _MOST)))
+            queue.push(chain, written)
+            self._requests += 1
+            self._bytes += written
+
+    def counters(self) -> dict[str, int]:
+        """Requests, and the random bytes that they got."""
+        return {"requests": self._requests, "bytes": self._bytes}

@@ -38,7 +38,8 @@ def make_initramfs(
 ) -> bytes:
     """Return the archive: /bin/busybox, `script` as /init behind `PRELUDE`, and `files` by path."""
     archive = Archive()
-    for folder in ("bin", "dev", "proc", "sys", "root", "tmp"):
+    folders = {str(up): None for name in files or {} for up in [*Path(name).parents][-2::-1]}
+    for folder in ("bin", "dev", "proc", "sys", "root", "tmp", *folders):
         archive.add(folder, stat.S_IFDIR | 0o755)
     archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
     archive.add("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vmm.trace.devicemap import DeviceMap
     from vmm.trace.summary import Key, Row, Spread, Summary
 
-__all__ = ["exit_figures", "kvm_figures", "lines"]
+__all__ = ["exit_figures", "kvm_figures", "lines", "virtio_figures"]
 
 _MOST_ROWS = 12
 """In text; JSON has all."""
@@ -92,6 +92,16 @@ def kvm_figures(
     }
 
 
+def virtio_figures(
+    now: dict[str, dict[str, int]], before: dict[str, dict[str, int]]
+) -> dict[str, dict[str, int]]:
+    """The counters of virtio devices since an earlier look."""
+    return {
+        device: {name: value - before.get(device, {}).get(name, 0) for name, value in named.items()}
+        for device, named in now.items()
+    }
+
+
 def lines(figures: dict[str, Any]) -> list[str]:
     """The figures as text, in at most 100 columns."""
     said = (
@@ -108,6 +118,8 @@ def lines(figures: dict[str, Any]) -> list[str]:
     found += _section(_reasons(figures["reasons"]))
     found += _section(_devices(figures["devices"]))
     found += _section(_addresses(figures["addresses"]))
+    for device, counted in figures.get("virtio", {}).items():
+        found += _section(_virtio(device, counted, figures["seconds"]))
     for owner, counters in figures.get("kvm", {}).items():
         found += _section(_kvm(owner, counters))
     hardware = figures.get("hardware")
@@ -236,6 +248,12 @@ def _kvm(owner: str, counters: dict[str, dict[str, Any]]) -> list[list[str]]:
         if isinstance(value, int) and value:
             table.append([name, f"{value:,}", counter["unit"]])
     return table
+
+
+def _virtio(device: str, counters: dict[str, int], seconds: float) -> list[list[str]]:
+    """What a virtio device did; nothing where it did nothing."""
+    rows = [[n, f"{v:,}", f"{_rate(v, seconds):,.0f}"] for n, v in counters.items() if v]
+    return [[device, "count", "/s"], *rows]
 
 
 def _hardware(hardware: dict[str, Any], *, silent: bool) -> list[str]:

@@ -8,7 +8,7 @@ import select
 import time
 from typing import TYPE_CHECKING, Any
 
-from vmm.cli.figures import exit_figures, kvm_figures, lines
+from vmm.cli.figures import exit_figures, kvm_figures, lines, virtio_figures
 from vmm.cli.messages import say
 from vmm.cli.options import Options
 from vmm.errors import ConfigError
@@ -101,6 +101,7 @@ class _Watch:
         self._devices = DeviceMap.from_meta(client.call("description"))
         self._counters = client.call("counters")
         self._kvm: dict[str, dict[str, Any]] | None = None
+        self._virtio: dict[str, dict[str, int]] = {}
         self._hardware: HardwareExits | None = None
         self._no_hardware = ""
         self._hardware_before: dict[str, Any] = {}
@@ -125,6 +126,7 @@ class _Watch:
         summary, _ = self._read()
         figures = exit_figures(summary, self._devices, summary.seconds)
         figures["kvm"] = kvm_figures(self._client.call("stats"), self._counters)
+        figures["virtio"] = self._client.call("virtio")
         total = self._info["exits"]
         # A few more may have come since it was asked.
         which = "since its start" if summary.exits >= total else f"the last of {total:,} exits"
@@ -139,6 +141,7 @@ class _Watch:
         except NoHardwareExits as error:
             self._no_hardware = str(error)
         self._read()
+        self._virtio = self._client.call("virtio")
         self._kvm = self._client.call("stats")
         self._hardware_before = self._count_hardware()
         self._began_s = time.monotonic()
@@ -201,13 +204,15 @@ class _Watch:
         from vmm.control.protocol import ControlError
 
         try:
+            virtio = self._client.call("virtio")
             values = self._client.call("stats")
             self._info = self._client.call("info")
         except ControlError:
             self.ended = True
             return
         figures["kvm"] = kvm_figures(values, self._counters, self._kvm)
-        self._kvm = values
+        figures["virtio"] = virtio_figures(virtio, self._virtio)
+        self._kvm, self._virtio = values, virtio
 
     def _count_hardware(self) -> dict[str, Any]:
         hardware = self._hardware

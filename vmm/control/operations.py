@@ -134,6 +134,10 @@ class Operations:
         """The kernel's counters of the VM and of each vCPU."""
         return self._machine.kvm_stats()
 
+    def op_virtio(self) -> dict[str, Any]:
+        """What each virtio device has done: its counters by name."""
+        return {place.name: place.counters() for place in self._machine.virtio}
+
     def op_counters(self) -> dict[str, Any]:
         """What these counters are: the kind and the unit of each."""
         return {

@@ -154,6 +154,12 @@ class VirtioPlace:
         if self._irq_fd >= 0:
             os.close(self._irq_fd)
 
+    def counters(self) -> dict[str, int]:
+        """How often the driver notified and was interrupted, and what the device has done."""
+        transport = self.transport
+        seen = {"notifications": transport.notifications, "interrupts": transport.interrupts}
+        return seen | self.device.counters()
+
     # -- notifications ----------------------------------------------------------------------
 
     def _worker(self, index: int) -> QueueWorker:

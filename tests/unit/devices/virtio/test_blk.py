@@ -331,6 +331,15 @@ def test_what_was_done_is_counted(bench):
     counts = bench.blk.counts[0]
     assert (counts.reads, counts.read_bytes, counts.writes, counts.write_bytes) == (1, 1024, 1, 512)
     assert (counts.flushes, counts.other, counts.errors) == (1, 2, 1)
+    assert bench.blk.counters() == {
+        "reads": 1,
+        "read_bytes": 1024,
+        "writes": 1,
+        "write_bytes": 512,
+        "flushes": 1,
+        "other": 2,
+        "errors": 1,
+    }
 
 
 def test_a_long_batch_is_told_in_between(bench):

@@ -47,7 +47,7 @@ class Machine:
     def call(self, op: str) -> dict[str, Any]:
         if self.theirs.fileno() < 0:
             raise ControlError("m is gone")
-        known = (self._info, self._description, self._stats, self._counters)
+        known = (self._info, self._description, self._stats, self._counters, self._virtio)
         return {method.__name__[1:]: method for method in known}[op]()
 
     def trace_fd(self) -> int:
@@ -86,6 +86,9 @@ class Machine:
         self.looks += 1
         self.on_look()
         return {"vm": {}, "vcpu0": {"halt_exits": self.halts}}
+
+    def _virtio(self) -> dict[str, Any]:
+        return {"disk": {"reads": 5 + 5 * self.looks, "errors": 0}}
 
     def _counters(self) -> dict[str, Any]:
         return {"vm": {}, "vcpu0": {"halt_exits": {"kind": "cumulative", "unit": ""}}}
@@ -129,6 +132,16 @@ def test_a_recording_as_text(recording: Path, capsys: pytest.CaptureFixture[str]
     assert ["IO", "6"] in [row[:2] for row in rows]
     assert ["port", "0x3f8", "write", "6"] in [row[:4] for row in rows]
     assert err == ""
+
+
+def test_what_virtio_devices_did(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stat"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["disk", "count", "/s"] in rows
+    assert ["reads", "10"] in [row[:2] for row in rows]
+    assert main(["stat", "-n", "0.05", "--count", "2", "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["virtio"] for one in told] == [{"disk": {"reads": 5, "errors": 0}}] * 2
 
 
 def test_a_recording_as_json(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
