@@ -12,10 +12,12 @@ import threading
 import pytest
 
 import vmm
+from devices.virtio.blk import Blk
 from devices.virtio.device import VirtioDevice
 from devices.virtio.driver import Driver
 from devices.virtio.rng import Rng
 from vmm.errors import ConfigError, DeviceFault
+from vmm.host.block import BlockFile
 from vmm.trace.layout import QUEUE
 
 pytestmark = pytest.mark.kvm
@@ -347,3 +349,97 @@ def test_a_machine_can_be_reset_again_and_again(rig):
             r.machine.reset_to(state)
             assert r.machine.run(timeout=30).value == len(REQUESTS)
             assert r.answers == ANSWERS
+
+
+# Disks.
+
+IN, OUT = 0, 1
+
+
+def asks(kind, sector, data=b"", room=0, queue=0):
+    """A request of a disk: what is sent, and room for data and status."""
+    return queue, struct.pack("<IIQ", kind, 0, sector) + data, room + 1
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"".join(bytes([n]) * 512 for n in range(64)))
+    return path
+
+
+@pytest.fixture
+def opened():
+    """Opens disks, which are closed behind the machines."""
+    made = []
+
+    def open_(path, access="writable"):
+        made.append(BlockFile(path, access=access))
+        return made[-1]
+
+    yield open_
+    for disk in made:
+        disk.close()
+
+
+def test_a_guest_reads_and_writes_a_disk(rig, image, opened):
+    requests = [
+        asks(IN, 3, room=1024),
+        asks(OUT, 5, b"w" * 512, queue=1),
+        asks(IN, 5, room=512),
+        asks(IN, 64, room=512),
+    ]
+    r = rig(Blk(opened(image), queues=2), requests)
+    result = r.machine.run(timeout=30)
+    assert result.value == len(requests)
+    read, written, again, outside = r.answers
+    assert read == (0, b"\3" * 512 + b"\4" * 512 + b"\0")
+    assert written == (1, b"\0")
+    assert again == (0, b"w" * 512 + b"\0")
+    assert outside == (0, b""), "nothing of the buffer is valid"
+    assert image.read_bytes()[5 * 512 : 6 * 512] == b"w" * 512
+    counters = r.place.counters()
+    assert (counters["reads"], counters["writes"], counters["errors"]) == (2, 1, 1)
+    assert counters["interrupts"] == len(requests)
+
+
+def test_what_is_written_privately_is_in_snapshots(vm_factory, image):
+    from vmm.virtio.disks import add_disk
+
+    machine = vm_factory(memory="2M")
+    add_disk(machine, f"{image}:cow")
+    disk = machine.virtio[0].device.disk
+    disk.write_from(512, [memoryview(b"p" * 512)])
+    with machine.snapshot() as state:
+        disk.write_from(1024, [memoryview(b"q" * 512)])
+        machine.reset_to(state)
+        buffer = memoryview(bytearray(1024))
+        disk.read_into(512, [buffer])
+        assert bytes(buffer) == b"p" * 512 + b"\2" * 512
+    assert image.read_bytes()[512] == 1
+
+
+def test_a_disk_for_guests_without_a_bios(boot, image):
+    machine = boot("payload:hello64", disks=[f"{image},serial=S-1"], irqchip=True)
+    assert [place.name for place in machine.virtio] == ["virtio-blk"]
+    disk = machine.virtio[0].device.disk
+    assert (disk.serial, disk.access) == (b"S-1", "writable")
+    assert machine.run(timeout=30).reason == "halt"
+    copy = machine.fork()
+    try:
+        assert copy.virtio[0].device.disk.access == "private"
+    finally:
+        copy.close()
+    with pytest.raises(ConfigError, match="--irqchip on"):
+        boot("payload:hello64", disks=[str(image)])
+
+
+def test_a_virtio_console_is_the_machines(boot):
+    machine = boot("payload:hello64", irqchip=True, virtio_console=True)
+    place = machine.virtio[0]
+    driver = Driver(Registers(machine, place), machine.memory, 0x10_0000 + 0x1_0000, ROOM)
+    with machine.lock:
+        assert driver.start()
+        driver.write(0x108, ord("!"))
+        assert place.registers.read(0x100, 2) == 80
+    assert machine.console.output == b"!"
