@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from devices.virtio.blk import Blk
+from devices.virtio.console import ConsolePort, VirtioConsole
 from devices.virtio.rng import Rng
 from devices.wiring import GuestAddressError
 
@@ -122,6 +124,25 @@ VIRTIO_STEPS = (
 )
 """A driver brings a device with one queue up, in the memory of the surroundings."""
 
+
+def virtio(
+    device: Callable[[Surroundings], Any],
+    span: int,
+    feed: Callable[[Any, bytes], object] | None = None,
+) -> Model:
+    """A virtio device behind its registers."""
+    counts = ("fault", "interrupts", "notifications", "device._requests", "device._bytes")
+    counts += ("device._sent", "device._received")
+    return Model(
+        "virtio.mmio.VirtioMmio",
+        span,
+        lambda s: {"device": device(s), "memory": s, "interrupt": s.event("interrupt")},
+        writes=VIRTIO_STEPS,
+        feed=feed,
+        not_saved=frozenset(f".transport.{name}" for name in counts),
+    )
+
+
 CATALOGUE = (
     Model("debugcon.DebugCon", 1, lambda s: {"out": s.event("out")}),
     Model("debug_exit.DebugExit", 4, lambda s: {"on_exit": s.event("exit")}),
@@ -186,14 +207,14 @@ CATALOGUE = (
         writes=((0, 1, 0x0F), (1, 1, 0x05), (0, 1, 0x04), (1, 1, 0x12), (0, 1, 0x8B), (1, 1, 0x12)),
         survives_reset=frozenset({"status_a", "control", "cells", "offset_ns", "seen_ns"}),
     ),
-    Model(
-        "virtio.mmio.VirtioMmio",
-        0x100,
-        lambda s: {"device": Rng(source=bytes), "memory": s, "interrupt": s.event("interrupt")},
-        writes=VIRTIO_STEPS,
-        not_saved=frozenset(
-            {".transport.fault", ".transport.interrupts", ".transport.notifications"}
+    virtio(lambda s: Rng(source=bytes), 0x100),
+    virtio(lambda s: Blk(queues=2), 0x139),
+    virtio(
+        lambda s: VirtioConsole(
+            [ConsolePort(s.event("out"), s.event("room")), ConsolePort(name="second")]
         ),
+        0x10C,
+        feed=lambda device, data: device.device.receive(data),
     ),
     Model("port61.Port61", 1, lambda s: {"clock": s.clock}, writes=((0, 1, 0x03),)),
     Model(

@@ -64,5 +64,5 @@ def test_what_the_host_does_to_a_device_is_declared(model):
 def test_names_and_kinds_are_unique(catalogue):
     names = [model.build().name for model in catalogue]
     assert len(set(names)) == len(names)
-    kinds = [type(model.build().save()).kind for model in catalogue]
-    assert len(set(kinds)) == len(kinds)
+    kinds = {model.path: type(model.build().save()).kind for model in catalogue}
+    assert len(set(kinds.values())) == len(kinds)
