@@ -146,13 +146,18 @@ class ExitRing:
         """An interrupt line was raised: the next exit's record tells it."""
         self.words[_IRQS] += 1
 
-    def add(self, *fields: int) -> None:
+    def add(
+        self, time_ns: int, guest_ns: int, address: int, value: int, rip: int, handler_ns: int,
+        count: int, reason: int, vcpu: int, kind: int, size: int, flags: int, irqs: int,
+    ) -> None:  # fmt: skip
         """Append a complete record (everything but its sequence number), as an event ring's
-        owner does. `fields` are in the order of the record, without `sequence`."""
+        owner does."""
         number = self.words[_HEAD]
-        head, tail = fields[:7], fields[7:]
-        at = (number & (self.capacity - 1)) * RECORD_SIZE
-        RECORD.pack_into(self.records, at, *head, number & 0xFFFF_FFFF, *tail, 0)
+        RECORD.pack_into(
+            self.records, (number & (self.capacity - 1)) * RECORD_SIZE,
+            time_ns, guest_ns, address, value, rip, handler_ns, count, number & 0xFFFF_FFFF, reason,
+            vcpu, kind, size, flags, irqs, 0,
+        )  # fmt: skip
         self.words[_HEAD] = self.words[_DONE] = number + 1
 
     def record(self, number: int) -> Fields:

@@ -163,7 +163,8 @@ class Heartbeat:
     def _set(self, spec: _itimerspec) -> None:
         if self._open:
             done = self._lib.timer_settime(self._timer, _RELATIVE, ctypes.byref(spec), None)
-            self._check(done, "timer_settime")
+            if done < 0:
+                self._check(done, "timer_settime")
 
     def _check(self, result: int, what: str) -> None:
         if result < 0:

@@ -63,7 +63,7 @@ class Gate:
 
     def open(self) -> None:
         """Let everybody pass at the beginning of a run, unless it is to be held from its start."""
-        with self._changed:
+        with self._state.lock:
             self._holds = set(self.from_start)
             self.held_by = ""
             self._permits.clear()

@@ -639,14 +639,11 @@ class Machine:
             SnapshotError: the snapshot is of another kind of machine, or closed.
             LifecycleError: the machine runs, is closed or has failed.
         """
-        from vmm.snapshot.capture import standing_still
+        if self._reset is None or self._reset.snapshot is not snapshot:
+            from vmm.snapshot.reset import Reset
 
-        with standing_still(self):
-            if self._reset is None or self._reset.snapshot is not snapshot:
-                from vmm.snapshot.reset import Reset
-
-                self._reset = Reset(self, snapshot)
-            self._reset()
+            self._reset = Reset(self, snapshot)
+        self._reset()
 
     def fork(self) -> Machine:
         """Make an independent machine that goes on from where this one is, ready to run.

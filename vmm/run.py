@@ -212,15 +212,15 @@ class RunControl:
     def execute(self, vcpu: Vcpu, goal: int | None, *, freely: bool) -> bool:
         """Let a vCPU run as far as the bound allows (or for one exit); False ends the run."""
         state = self.state
-        limit = None if freely else vcpu.exits + 1
+        before = vcpu.exits
+        limit = None if freely else before + 1
         if goal is not None:
             left = goal - state.exits
             if left <= 0:
                 state.end(Ending("max_exits", vcpu.index))
                 return False
             # Several vCPUs count exit by exit: one that sleeps must not sit on a share.
-            limit = vcpu.exits + (left if freely and len(state.vcpus) == 1 else 1)
-        before = vcpu.exits
+            limit = before + (left if freely and len(state.vcpus) == 1 else 1)
         permit = self.gate.permit_of(vcpu)
         if self.harvest is not None:
             limit = min(before + _BATCH, limit or before + _BATCH)
@@ -233,6 +233,8 @@ class RunControl:
             self.harvest(vcpu, vcpu.exits - before)
         if ending is not None and not self._is_kept(ending):
             state.end(ending)
+        elif goal is not None and state.exits >= goal:
+            state.end(Ending("max_exits", vcpu.index))
         return state.ending is None
 
     def _is_kept(self, ending: Ending) -> bool:

@@ -21,6 +21,7 @@ from vmm.device_states import rich_state
 from vmm.errors import LifecycleError, SnapshotError
 from vmm.layout import PAGE_SIZE
 from vmm.lifecycle import Phase
+from vmm.snapshot.capture import standing_still
 from vmm.snapshot.chips import put_chips, put_clock
 from vmm.snapshot.put import put_others
 
@@ -64,10 +65,12 @@ class Reset:
             (vcpu, Prepared(vcpu.kvm.fd, _requests(state)))
             for vcpu, state in zip(machine.vcpus, snapshot.vcpus, strict=True)
         ]
+        self._hardware, self._memory = machine.hardware, machine.memory
         self._devices: dict[str, tuple[Device, Any]] = {}
         self._chips = bool(snapshot.vm.parts)
         self._others = any(snapshot.others.values())
-        snapshot.image.put(machine.memory)
+        with standing_still(machine):
+            snapshot.image.put(machine.memory)
         size = sum(region.size for region in snapshot.image.regions)
         self._image = memoryview(
             mmap.mmap(
@@ -85,12 +88,20 @@ class Reset:
 
     def __call__(self) -> None:
         """Bring the machine back; it can then run from there."""
+        phase = self._machine.phase
+        if phase is not Phase.PAUSED and phase is not Phase.CREATED:
+            raise LifecycleError(f"the machine is {phase.value}: it cannot be reset now")
+        if self._machine.pausables:
+            with standing_still(self._machine):
+                self._bring_back()
+        else:  # as is most often so; it is done thousands of times a second
+            self._bring_back()
+
+    def _bring_back(self) -> None:
         machine, snapshot = self._machine, self.snapshot
-        if machine.phase is Phase.RUNNING or machine.phase in (Phase.STOPPED, Phase.FAILED):
-            raise LifecycleError(f"the machine is {machine.phase.value}: it cannot be reset now")
         for vcpu, _ in self._vcpus:
             vcpu.settle()
-        machine.hardware.carry_out_coalesced()  # they were made before, and are not to come after
+        self._hardware.carry_out_coalesced()  # they were made before, and are not to come after
         self._copy_back()
         if self._chips:
             put_chips(machine.vm, snapshot.vm)
@@ -100,7 +111,7 @@ class Reset:
             vcpu.sregs.forget()
         if self._chips:
             put_clock(machine.vm, snapshot.vm)
-        machine.hardware.registers_were_set()
+        self._hardware.registers_were_set()
         self._put_devices()
 
     def close(self) -> None:
@@ -108,7 +119,7 @@ class Reset:
         self._image.release()
 
     def _copy_back(self) -> None:
-        image, written = self._image, self._machine.memory.written
+        image, written = self._image, self._memory.written
         self._read_log()
         for region, offset, bitmap in self._ram:
             view = region.view
@@ -135,7 +146,7 @@ class Reset:
     def _put_devices(self) -> None:
         machine, states = self._machine, self.snapshot.devices
         with machine.lock:
-            lines = machine.hardware.lines
+            lines = self._hardware.lines
             lines.clear()
             lines.update(self.snapshot.vm.lines)
             for device in machine.devices.made():

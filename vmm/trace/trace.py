@@ -79,6 +79,7 @@ class Trace:
         """Describes the machine."""
         self._half = capacity // 2
         self._events = threading.Lock()
+        self._events_ring = self.memory.events
         self._described = b""
         self._closed = False
 
@@ -206,12 +207,12 @@ class Trace:
         size: int = 0, write: bool = False, vcpu: int = 0,
     ) -> None:  # fmt: skip
         """Note an event of the machine (`vmm.trace.layout`). From any thread."""
-        ring = self.memory.events
+        ring, flags = self._events_ring, WRITE if write else 0
         with self._events:
             ring.add(
-                *(time.monotonic_ns(), 0, address, value, 0, 0, count),
-                *(reason, vcpu, kind, size, WRITE if write else 0, 0),
-            )
+                time.monotonic_ns(), 0, address, value, 0, 0, count, reason, vcpu, kind, size,
+                flags, 0,
+            )  # fmt: skip
             if self.path is not None and ring.done - ring.flushed >= self._half:
                 self._flush(EVENTS)
 
