@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         kvm_xsave,
     )
     from kvm_bindings.structs.cpuid import kvm_cpuid2, kvm_cpuid_entry2
+    from kvm_bindings.structs.lines import kvm_irq_level, kvm_pit_config
     from kvm_bindings.structs.memory import (
         kvm_clear_dirty_log,
         kvm_dirty_gfn,
@@ -85,7 +86,6 @@ if TYPE_CHECKING:
         kvm_enable_cap,
         kvm_ioapic_state,
         kvm_ioeventfd,
-        kvm_irq_level,
         kvm_irq_routing,
         kvm_irq_routing_entry,
         kvm_irq_routing_hv_sint,
@@ -100,7 +100,6 @@ if TYPE_CHECKING:
         kvm_msr_filter_range,
         kvm_pic_state,
         kvm_pit_channel_state,
-        kvm_pit_config,
         kvm_pit_state2,
         kvm_reinject_control,
         kvm_stats_desc,
@@ -198,7 +197,7 @@ __all__ = [
     "kvm_xsave",
 ]
 
-_MODULES = ("base", "registers", "memory", "cpuid", "cpu", "vm", "run")
+_MODULES = ("base", "registers", "memory", "cpuid", "lines", "cpu", "vm", "run")
 """Where a class is looked for, in this order."""
 
 

@@ -22,13 +22,6 @@ from kvm_bindings.structs.base import (
 )
 
 
-class kvm_irq_level(Struct):
-    """The level of one interrupt line (gsi)."""
-
-    irq: u32
-    level: u32
-
-
 class kvm_pic_state(Struct):
     """One 8259A."""
 
@@ -75,13 +68,6 @@ class kvm_irqchip(Struct):
     chip_id: u32
     pad: u32
     chip: kvm_irqchip_chip
-
-
-class kvm_pit_config(Struct):
-    """How to make the PIT: KVM_PIT_SPEAKER_DUMMY in `flags`."""
-
-    flags: u32
-    pad: Annotated[Array[c_uint32], 15]
 
 
 class kvm_pit_channel_state(Struct):

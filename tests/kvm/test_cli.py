@@ -344,7 +344,7 @@ def test_no_heavy_module_is_imported_before_the_guest_runs():
         "    return execute(self, *args)\n"
         "Vcpu.execute = first\n"
         "from vmm.cli import main\n"
-        "sys.exit(main(['run', 'payload:hello16']))\n"
+        "sys.exit(main(['run', 'payload:hello16', '--irqchip', 'on']))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

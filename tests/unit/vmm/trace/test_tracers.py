@@ -179,9 +179,9 @@ def test_one_that_raises_is_detached_and_the_rest_goes_on(watched, scripted):
 
 def test_who_is_detached_hears_no_more_and_the_loop_is_bare_again(watched, scripted):
     m = watched(scripted.out(0x80, 1), scripted.out(0x80, 2), HLT)
-    bare = m.vcpu._enter
+    bare = m.vcpu._run
     tracer = m.trace.attach(Uart())
-    assert m.vcpu._enter is not bare
+    assert m.vcpu._run.args != bare.args
     everything = m.trace.attach(Everything())
     m.vcpu.execute(1)
     m.trace.detach(everything)
@@ -189,7 +189,7 @@ def test_who_is_detached_hears_no_more_and_the_loop_is_bare_again(watched, scrip
     m.trace.detach(tracer)  # twice is no harm
     m.vcpu.execute()
     assert everything.seen == [("exit", "IO", 0x80), ("pio", 0x80, 1)]
-    assert m.vcpu._enter == bare
+    assert m.vcpu._run.args == bare.args
 
 
 def test_a_hook_may_attach_and_detach(watched, scripted):
