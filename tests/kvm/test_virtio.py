@@ -6,6 +6,8 @@ asks the test what to do next at a port. The test prepares the rings in its memo
 
 from __future__ import annotations
 
+import os
+import signal
 import struct
 import threading
 
@@ -19,6 +21,7 @@ from devices.virtio.rng import Rng
 from vmm.errors import ConfigError, DeviceFault
 from vmm.host.block import BlockFile
 from vmm.trace.layout import QUEUE
+from vmm.virtio.disks import add_console, add_disk
 
 pytestmark = pytest.mark.kvm
 
@@ -404,8 +407,6 @@ def test_a_guest_reads_and_writes_a_disk(rig, image, opened):
 
 
 def test_what_is_written_privately_is_in_snapshots(vm_factory, image):
-    from vmm.virtio.disks import add_disk
-
     machine = vm_factory(memory="2M")
     add_disk(machine, f"{image}:cow")
     disk = machine.virtio[0].device.disk
@@ -443,3 +444,17 @@ def test_a_virtio_console_is_the_machines(boot):
         driver.write(0x108, ord("!"))
         assert place.registers.read(0x100, 2) == 80
     assert machine.console.output == b"!"
+
+
+def test_the_guest_is_told_the_terminals_size(vm_factory, monkeypatch, until):
+    sizes = [os.terminal_size((100, 30))]
+    monkeypatch.setattr(os, "get_terminal_size", lambda fd: sizes[-1])
+    before = signal.getsignal(signal.SIGWINCH)
+    machine = vm_factory(memory="2M")
+    values = add_console(machine, terminal=True).device.values
+    assert (values["cols"], values["rows"]) == (100, 30)
+    sizes.append(os.terminal_size((132, 50)))
+    os.kill(os.getpid(), signal.SIGWINCH)
+    until(lambda: (values["cols"], values["rows"]) == (132, 50))
+    machine.close()
+    assert signal.getsignal(signal.SIGWINCH) == before

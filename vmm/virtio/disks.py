@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
 from collections.abc import Mapping
 
 from devices.virtio.blk import Blk
@@ -13,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from devices.virtio.console import VirtioConsole
     from vmm.machine import Machine
     from vmm.virtio.place import VirtioPlace
 
@@ -80,7 +84,31 @@ def add_console(machine: Machine, *, terminal: bool = False) -> VirtioPlace:
     device = VirtioConsole([ConsolePort(console.write, console.offer, console=True)], size=size)
     place = machine.add_virtio(device)
     console.add_taker(device.receive)
+    if terminal and threading.current_thread() is threading.main_thread():
+        _follow_size(machine, device)
     return place
+
+
+def _follow_size(machine: Machine, device: VirtioConsole) -> None:
+    """Tell the guest whenever the terminal's size changes. A handler of signals may strike in the
+    middle of anything, so it only wakes the host-events thread."""
+    changed = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def resize() -> None:
+        os.eventfd_read(changed)
+        with contextlib.suppress(OSError), machine.lock:
+            device.resize(*os.get_terminal_size(1))
+
+    before = signal.signal(signal.SIGWINCH, lambda *_: os.eventfd_write(changed, 1))
+    machine.events.watch(changed, resize)
+
+    def stop() -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGWINCH, before)
+            machine.events.unwatch(changed)
+            os.close(changed)
+
+    machine.closers.append(stop)
 
 
 def save_disks(machine: Machine) -> dict[str, Any]:

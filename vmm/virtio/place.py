@@ -167,10 +167,12 @@ class VirtioPlace:
         return QueueWorker(name, lambda: self._serve(index), self._machine.fail)
 
     def _kick_worker(self, index: int) -> None:
-        self._workers[index].kick()
+        if not self._closed:
+            self._workers[index].kick()
 
     def _kick_events(self, index: int) -> None:
-        os.eventfd_write(self._fds[index], 1)
+        if not self._closed:
+            os.eventfd_write(self._fds[index], 1)
 
     def _on_event(self, index: int, fd: int) -> Callable[[], None]:
         def serve() -> None:
