@@ -209,7 +209,8 @@ def boot(
 
 def _leave_tables(machine: Machine) -> None:
     """Put into memory what firmware leaves for an operating system: ACPI, MP tables, SMBIOS."""
-    from vmm.system_tables import system_tables
+    from vmm.layout import GENERATION_GPA
+    from vmm.system_tables import GED_GSI, system_tables
 
     tables = system_tables(
         machine.memory.layout,
@@ -219,6 +220,7 @@ def _leave_tables(machine: Machine) -> None:
     )
     for table in tables:
         machine.memory.write(table.gpa, table.data)
+    machine.settings["generation"] = [GENERATION_GPA, GED_GSI]
 
 
 def _furnish_copy(

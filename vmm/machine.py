@@ -36,6 +36,7 @@ from vmm.vcpu import Vcpu
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, ParamSpec, TypeVar
+    from uuid import UUID
 
     from devices.protocols import Device, Pausable
     from devices.virtio.device import VirtioDevice
@@ -627,6 +628,14 @@ class Machine:
         from vmm.snapshot.file import write_snapshot
 
         return write_snapshot(self, path, base)
+
+    @property
+    def generation_id(self) -> UUID | None:
+        """What tells the guest that it is a copy: another in each machine that is made of a
+        snapshot, and in each fork. None where the guest was told of none."""
+        from vmm.snapshot.generation import generation_id
+
+        return generation_id(self)
 
     def reset_to(self, snapshot: Snapshot) -> None:
         """Bring this machine back to a snapshot of it or of its like, between runs.

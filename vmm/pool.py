@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Pool"]
 
+_MOST_KEPT = 4
+"""Machines of different snapshots that one thread of a worker keeps."""
+
 
 class Pool(Executor):
     """Calls functions with machines of one snapshot.
@@ -90,7 +93,7 @@ class Pool(Executor):
             _call, self._path, self._digest, self._setup, fn, args, kwargs
         )
         self._pending.add(future)
-        future.add_done_callback(self._pending.discard)
+        future.add_done_callback(self._done)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -111,9 +114,17 @@ class Pool(Executor):
             for future in pending if wait else ():
                 with suppress(CancelledError):
                     future.exception()
-        if self._folder is not None and wait:
+        self._clean_up()
+
+    def _done(self, future: Future[Any]) -> None:
+        self._pending.discard(future)
+        if self._shut:
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Remove what was made for the workers, once no call needs it any more."""
+        if self._folder is not None and not self._pending:
             self._folder.cleanup()
-            self._folder = None
 
     def _file_of(self, snapshot: Snapshot | str | os.PathLike[str], trust: bool) -> tuple[str, str]:
         if not isinstance(snapshot, Snapshot):
@@ -130,13 +141,46 @@ class Pool(Executor):
 
 
 class _Worker(threading.local):
-    """The machines of one thread of a worker, by the checksums of their snapshots."""
+    """The machines of one thread of a worker, by the checksums of their snapshots; those that were
+    used last."""
 
     def __init__(self) -> None:
         self.machines: dict[str, tuple[Machine, Snapshot]] = {}
 
+    def get(self, digest: str) -> tuple[Machine, Snapshot] | None:
+        """The machine of a snapshot, if there is one that can go on; it is then the newest."""
+        found = self.machines.pop(digest, None)
+        if found is None:
+            return None
+        if found[0].phase in (Phase.STOPPED, Phase.FAILED):
+            _let_go(found)
+            return None
+        self.machines[digest] = found
+        return found
+
+    def keep(self, digest: str, made: tuple[Machine, Snapshot]) -> None:
+        """Keep a machine instead of the one that was not used for longest."""
+        self.machines[digest] = made
+        while len(self.machines) > _MOST_KEPT:
+            _let_go(self.machines.pop(next(iter(self.machines))))
+
 
 _worker = _Worker()
+_open: dict[int, Machine] = {}
+"""The machines of all threads, which are closed when the process ends."""
+
+
+def _let_go(kept: tuple[Machine, Snapshot]) -> None:
+    machine, snapshot = kept
+    _open.pop(id(machine), None)
+    machine.close()
+    snapshot.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    for machine in list(_open.values()):
+        machine.close()
 
 
 def _call(
@@ -148,17 +192,22 @@ def _call(
     kwargs: dict[str, Any],
 ) -> T:
     """Call a function with this worker's machine, back at the snapshot."""
-    found = _worker.machines.get(digest)
-    if found is None or found[0].phase in (Phase.STOPPED, Phase.FAILED):
+    found = _worker.get(digest)
+    if found is None:
         snapshot = read_snapshot(path, verify=False, trusted=True)  # the pool has looked at it
         if snapshot.digest != digest:
             snapshot.close()
             raise SnapshotError(f"{path}: replaced while a pool works with it")
         machine = restore(snapshot)
-        atexit.register(machine.close)
-        if setup is not None:
-            setup(machine)
-        found = _worker.machines[digest] = machine, snapshot
+        _open[id(machine)] = machine
+        found = machine, snapshot
+        try:
+            if setup is not None:
+                setup(machine)
+        except BaseException:
+            _let_go(found)
+            raise
+        _worker.keep(digest, found)
     machine, snapshot = found
     machine.reset_to(snapshot)
     return function(machine, *args, **kwargs)

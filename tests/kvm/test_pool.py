@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +112,48 @@ def test_a_machine_that_failed_is_made_anew(waiting):
         assert pool.submit(add, 4).result() == 5
         pool.submit(vmm.Machine.close).result()
         assert pool.submit(add, 4).result() == 5
+
+
+def test_a_worker_keeps_the_machines_that_it_used_last(machine):
+    def give(machine):
+        return machine
+
+    m = machine("40 ebfd")
+    with ThreadPoolExecutor(1) as threads:
+        made = []
+        for _ in range(6):
+            m.step()
+            with m.snapshot() as snapshot, vmm.Pool(snapshot, executor=threads) as pool:
+                made.append(pool.submit(give).result())
+                assert pool.submit(give).result() is made[-1]
+        assert [m.phase is vmm.Phase.STOPPED for m in made] == [True] * 2 + [False] * 4
+        m.step()
+        with (
+            m.snapshot() as snapshot,
+            vmm.Pool(snapshot, executor=threads, setup=fail) as pool,
+            pytest.raises(LookupError),
+        ):
+            pool.submit(give).result()
+        assert made[2].phase is not vmm.Phase.STOPPED  # what was not set up was not kept
+
+
+def test_what_was_made_for_the_workers_goes_with_the_last_call(waiting):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(machine):
+        begun.set()
+        assert go_on.wait(60)
+
+    with ThreadPoolExecutor(1) as threads:
+        pool = vmm.Pool(waiting, executor=threads, setup=ignore)
+        folder = Path(pool._folder.name)
+        last = [pool.submit(hold), pool.submit(add, 1)]
+        assert begun.wait(60)
+        pool.shutdown(wait=False)
+        assert folder.exists()
+        go_on.set()
+        assert last[1].result() == 2
+    assert not folder.exists()
 
 
 def test_what_cannot_be(waiting, tmp_path):

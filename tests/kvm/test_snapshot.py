@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import vmm
 from devices.records import Record
 from firmware.payloads import PAYLOADS
+from kvm_bindings import constants as c
 from vmm.lifecycle import Phase
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(300)]
@@ -391,6 +392,30 @@ def test_a_file_of_unknown_origin_runs_nothing_of_this_host(tmp_path, capsys):
     assert main(["restore", path, "--trust"]) == 0
     with ours, vmm.restore(ours) as m:  # taken by this program: it knows
         assert m.run(timeout=60).reason == "halt"
+
+
+def test_each_copy_has_another_generation_and_its_guest_is_told(machine):
+    def told(machine):
+        return machine.vm.get_irqchip(c.KVM_IRQCHIP_PIC_SLAVE).chip.pic.irr & 0x80
+
+    m = machine("f4", irqchip=True)
+    with m.snapshot() as none, vmm.restore(none) as copy:
+        assert m.generation_id is copy.generation_id is None
+        assert not told(copy)
+    m.memory.write(0xE_F000, bytes(range(16)))
+    m.settings["generation"] = [0xE_F000, 15]
+    assert str(m.generation_id) == "03020100-0504-0706-0809-0a0b0c0d0e0f"
+    with m.snapshot() as snapshot, vmm.restore(snapshot) as one, m.fork() as other:
+        assert len({each.generation_id for each in (m, one, other)}) == 3
+        assert [bool(told(each)) for each in (m, one, other)] == [False, True, True]
+        drawn = one.generation_id
+        with one.snapshot() as again:
+            one.memory.write(0xE_F000, bytes(16))
+            one.reset_to(again)  # the same machine, and the same again
+            assert one.generation_id == drawn
+    m.settings["generation"] = [1 << 40, 15]
+    with m.snapshot() as snapshot, pytest.raises(vmm.SnapshotError, match="generation ID"):
+        vmm.restore(snapshot)
 
 
 # -- copies and returns -----------------------------------------------------------------------

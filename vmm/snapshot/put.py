@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from vmm.errors import ConfigError, SnapshotError
 from vmm.snapshot.chips import put_chips, put_clock
 from vmm.snapshot.cpu import put_vcpu
+from vmm.snapshot.generation import renew_generation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def put_state(machine: Machine, snapshot: Snapshot, furnish: Furnish | None, sin
     put_clock(machine.vm, snapshot.vm)
     hardware.registers_were_set()
     put_others(machine, snapshot.others)
+    renew_generation(machine)
     machine.complete = True
     for worker in machine.pausables:  # what came before the snapshot may wait for them
         worker.pause()
