@@ -229,7 +229,7 @@ exit status:
 examples:
   vmm run disk.img --detach --name boot     the machine goes on by itself
   vmm console boot
-  vmm console boot --all < /dev/null | grep error
+  vmm console boot --all | tee boot.txt     from what is remembered on, until it ends
 """
 
 STAT_DESCRIPTION = """\
