@@ -177,7 +177,7 @@ class VirtioMmio(RegisterDevice):
 
     def write_Status(self, value: int) -> None:
         """Take a step, or begin again."""
-        self.transport.set_status(value & 0xFF)
+        self.transport.set_status(value)
 
     def write_QueueDescLow(self, value: int) -> None:
         """Take half of the address of the descriptor table."""

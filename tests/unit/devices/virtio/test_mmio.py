@@ -189,6 +189,8 @@ def test_status_bits_stay_until_a_reset(running):
     assert running.get("Status") == ACK | DRV | FEAT | OK
     running.put("Status", 0x30 | NEEDS_RESET)
     assert running.get("Status") == ACK | DRV | FEAT | OK, "they are not the driver's to set"
+    running.put("Status", 0x100)
+    assert running.get("Status") == ACK | DRV | FEAT | OK, "it is not 0"
     running.put("Status", 0)
     assert running.get("Status") == 0
     assert running.echo.done[-1] == "reset"
