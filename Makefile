@@ -42,7 +42,7 @@ lint: $(VENV)/.lint ## ruff, mypy --strict on the packages, the direction of imp
 
 lab: $(VENV)/.base ## the KVM tests on an emulated AMD-V host (needs QEMU, no KVM)
 	$(BIN)/python -m vmm.lab --package seabios --package grub-common --package grub-pc-bin --package mtools --package gdb \
-		--package lz4 --package zstd --silence 150 --retries 2 $(LAB_ARGS)
+		--package lz4 --package zstd --package e2fsprogs --silence 150 --retries 2 $(LAB_ARGS)
 
 bench: $(VENV)/.base ## measure beside a C monitor and QEMU; JSON is kept in bench-results/
 	$(BIN)/python tests/bench/run.py
