@@ -66,7 +66,7 @@ def furnish(
             com1=machine.devices["com1"],
             terminal=terminal,
         )
-    elif settings["disks"] or settings.get("rng") or settings.get("virtio_console"):
+    if (settings["disks"] and not bios) or settings.get("rng") or settings.get("virtio_console"):
         from vmm.virtio.disks import add_plain_devices
 
         add_plain_devices(machine, settings, private=private, folder=folder, terminal=terminal)

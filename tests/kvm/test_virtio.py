@@ -18,7 +18,7 @@ from devices.virtio.blk import Blk
 from devices.virtio.device import VirtioDevice
 from devices.virtio.driver import Driver
 from devices.virtio.rng import Rng
-from vmm.errors import ConfigError, DeviceFault
+from vmm.errors import ConfigError, DeviceFault, LifecycleError
 from vmm.host.block import BlockFile
 from vmm.trace.layout import QUEUE
 from vmm.virtio.disks import add_console, add_disk
@@ -354,6 +354,25 @@ def test_a_machine_can_be_reset_again_and_again(rig):
             assert r.answers == ANSWERS
 
 
+@pytest.mark.parametrize("device", [Reverse, Slow])
+def test_snapshots_under_load(rig, background, device):
+    """The queues are busy whenever one is taken; nothing hangs, and nothing is done twice."""
+    count = 30 if "GLASSVM_LAB" in os.environ else 300
+    requests = [(n & 1, b"%04d" % n, 4) for n in range(count)]
+    r = rig(device(), requests)
+    run = background(lambda: r.machine.run(timeout=60))
+    taken = 0
+    while not run.done:
+        try:
+            r.machine.snapshot().close()
+        except LifecycleError:
+            break
+        taken += 1
+    assert run.result().value == count
+    assert r.answers == [(n, data[::-1]) for n, data, _ in requests]
+    assert taken > 0
+
+
 # Disks.
 
 IN, OUT = 0, 1
@@ -433,6 +452,12 @@ def test_a_disk_for_guests_without_a_bios(boot, image):
         copy.close()
     with pytest.raises(ConfigError, match="--irqchip on"):
         boot("payload:hello64", disks=[str(image)])
+
+
+def test_a_boot_sectors_disks_are_the_bioss(boot, image):
+    machine = boot("payload:bootsector", disks=[str(image)], rng=True, virtio_console=True)
+    assert [place.name for place in machine.virtio] == ["virtio-rng", "virtio-console"]
+    assert machine.bios.host.disks[0x80].path == image
 
 
 def test_a_virtio_console_is_the_machines(boot):

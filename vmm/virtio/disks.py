@@ -30,7 +30,8 @@ def add_plain_devices(
 
     Args:
         machine: has interrupt controllers, without which these devices are of little use.
-        settings: disks, rng and virtio_console of `vmm.launch.boot`.
+        settings: disks (those of a boot sector are the BIOS's), rng and virtio_console of
+            `vmm.launch.boot`.
         private: what the guest writes to its disks is its own, and gone with it.
         folder: what relative names of files are relative to; the current one unless given.
         terminal: the console is a terminal, whose size the guest is told.
@@ -38,7 +39,7 @@ def add_plain_devices(
     Raises:
         ConfigError: a disk cannot be had.
     """
-    for text in settings["disks"]:
+    for text in () if settings["bios"] else settings["disks"]:
         add_disk(machine, os.path.join(folder, text), private=private)
     if settings.get("rng"):
         from devices.virtio.rng import Rng
