@@ -207,7 +207,7 @@ class RunControl:
         self.state.begin(timeout)
         self.gate.open()
         self._census.clear()
-        return None if max_exits is None else self.state.exits + max_exits
+        return None if max_exits is None else self.state.exits_before + max_exits
 
     def execute(self, vcpu: Vcpu, goal: int | None, *, freely: bool) -> bool:
         """Let a vCPU run as far as the bound allows (or for one exit); False ends the run."""

@@ -69,7 +69,9 @@ class RunState:
         self._main = threading.get_ident()
         self._own_beat: signals.Heartbeat | None = None
         """The heartbeat of the thread that made the machine."""
-        self._began_ns = self._exits_before = 0
+        self._began_ns = 0
+        self.exits_before = 0
+        """The exits of all vCPUs before the run began."""
 
     # -- the beginning and the end --------------------------------------------------------
 
@@ -86,7 +88,7 @@ class RunState:
         self.busy = True
         self.ending = self._fault = None
         self._interrupted_by_user = False
-        self._began_ns, self._exits_before = time.monotonic_ns(), self.exits
+        self._began_ns, self.exits_before = time.monotonic_ns(), self.exits
         self._deadline_ns = None
         if timeout is not None:
             self._deadline_ns = self._began_ns + int(min(timeout, _FOREVER_S) * 1e9)
@@ -173,7 +175,7 @@ class RunState:
     @property
     def exits_of_run(self) -> int:
         """The exits of all vCPUs in the last run, or so far in the one in progress."""
-        return self.exits - self._exits_before
+        return self.exits - self.exits_before
 
     def current_exit(self) -> tuple[int, int]:
         """The number of the exit that is being handled on the calling thread, and its vCPU."""

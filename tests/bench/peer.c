@@ -4,6 +4,10 @@
  * It does what a guest of a few bytes needs and nothing else: one VM, one slot of memory, one
  * vCPU in real mode, and a loop that hands port writes to a function.
  *
+ * Where it does less than ours, that is on purpose: what is measured is what a user of Python pays.
+ * It keeps no record of exits, sets no timer and no signal handler for a run (a bound on time, and
+ * Ctrl-C), has its memory without a file, and takes none of its options from outside.
+ *
  *     peer exits COUNT     run a guest that writes to a port until COUNT exits were handled;
  *                          prints the nanoseconds of all of them
  *     peer create COUNT    make a VM, run its guest to the first exit, give everything back, COUNT
