@@ -642,7 +642,8 @@ class Machine:
 
         The first time with a snapshot all memory is exchanged; after that only the pages that
         were written since are copied back, so that thousands of resets a second can be had. Views
-        of memory that were taken before are to be taken again. The console's output stays.
+        of memory that were taken before are to be taken again. The console's output stays; input
+        that waits is what waited then.
 
         Raises:
             SnapshotError: the snapshot is of another kind of machine, or closed.

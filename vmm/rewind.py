@@ -37,6 +37,8 @@ _MOST_STEPS = 200_000
 """Between two exits: some minutes of stepping."""
 _CHUNK = 256
 """Steps between two looks at whether going back is still wanted: some milliseconds."""
+_MARK = 4 * _CHUNK
+"""Steps between two states that are kept."""
 _WIDER = 8
 _MOST_MARKS = 32
 _FPU_VALUES = slice(32, 416)
@@ -153,11 +155,11 @@ class Rewind:
                 steps, found = yield from self._last(until, end or goal.exits, begin)
                 moved = moved or steps > 0
                 if found is not None:
+                    self._forget_behind(number)
                     yield from self._to(mark, start)
                     count, what = found
                     if count:
-                        yield from self._step_until(count.__eq__)
-                    self._forget_behind(number)
+                        yield from self._step_until(count.__eq__, mark=True)
                     return what
             goal = mark
         if not moved:
@@ -219,8 +221,11 @@ class Rewind:
             passed += 1
         return passed, last
 
-    def _step_until(self, arrived: Callable[[int], bool]) -> Generator[None, None, None]:
-        """Step until `arrived` says so, which is told after how many steps."""
+    def _step_until(
+        self, arrived: Callable[[int], bool], *, mark: bool = False
+    ) -> Generator[None, None, None]:
+        """Step until `arrived` says so, which is told after how many steps; with `mark` keep states
+        on the way, because whoever goes back here will often do so again."""
         steps, exits, there = 0, self._exits, False
 
         def behind(made_exit: bool) -> bool:
@@ -233,6 +238,8 @@ class Rewind:
 
         while not there:
             self._rerun.instructions(behind)
+            if mark and not there and steps % _MARK == 0:
+                self.mark()
             yield
 
 
@@ -259,8 +266,12 @@ class _Moment:
 
     def looks_like(self, exits: int, vcpu: Any) -> bool:
         """Whether a vCPU with so many exits is here, as far as its registers go."""
-        registers = bytes(vcpu.regs.struct()), bytes(vcpu.sregs.struct())
-        return exits == self.exits and registers == self._registers
+        # In this order: this is asked behind every step, and registers cost a request each.
+        return (
+            exits == self.exits
+            and bytes(vcpu.regs.struct()) == self._registers[0]
+            and bytes(vcpu.sregs.struct()) == self._registers[1]
+        )
 
     def is_now(self, exits: int, vcpu: Any, machine: Machine) -> bool:
         """Whether the machine is here."""

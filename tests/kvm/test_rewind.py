@@ -128,6 +128,26 @@ def test_far_back_many_exits_and_more_marks_than_are_kept(machine):
     assert (m.regs.rip, m.regs.rcx) == (0x1000, 0)
 
 
+def test_states_are_kept_on_the_way_through_a_long_stretch(machine):
+    # mov cx, 3000; dec cx (0x1003); jnz 0x1003; nop; nop; hlt
+    m = machine("b9b80b 49 75fd 90 90 e680 f4")
+    m.on_out(0x80)(lambda value, size: None)
+    rewind = Rewind(m)
+    m.run(max_exits=1)
+    steps = []
+    one = m.step
+    m.step = lambda: steps.append(1) or one()
+    rewind.step()
+    assert m.regs.rip == 0x1008
+    first = len(steps)
+    assert first > 2 * 6000
+    steps.clear()
+    for rip in (0x1007, 0x1006, 0x1004):
+        rewind.step()
+        assert m.regs.rip == rip
+    assert len(steps) < 3 * 2 * 1100
+
+
 def test_what_the_guest_says_is_said_once():
     with vmm.boot("payload:hello16", irqchip=False) as m:
         rewind = Rewind(m)

@@ -394,6 +394,23 @@ def test_a_file_of_unknown_origin_runs_nothing_of_this_host(tmp_path, capsys):
         assert m.run(timeout=60).reason == "halt"
 
 
+def test_what_was_typed_waits_as_it_did(machine):
+    m = machine("f4")
+    m.console.send("ab")
+    with m.snapshot() as snapshot:
+        m.reset_to(snapshot)
+        m.console.send("c")
+        m.reset_to(snapshot)
+        assert m.console.unsent == b"ab"
+        with vmm.restore(snapshot) as copy:
+            assert copy.console.unsent == b"ab"
+    other = machine("f4")
+    with other.snapshot() as empty:
+        other.console.send("typed since")
+        other.reset_to(empty)
+        assert other.console.unsent == b""
+
+
 def test_each_copy_has_another_generation_and_its_guest_is_told(machine):
     def told(machine):
         return machine.vm.get_irqchip(c.KVM_IRQCHIP_PIC_SLAVE).chip.pic.irr & 0x80

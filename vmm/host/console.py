@@ -163,6 +163,12 @@ class Console:
             self._arrived.notify_all()
             self.offer()
 
+    def wait_with(self, data: bytes) -> None:
+        """Have `data` wait for the guest, and nothing else: as when a snapshot was taken."""
+        with self.lock:
+            self._waiting.clear()
+            self.send(data)
+
     def get(self, timeout_s: float) -> int | None:
         """Take the next byte of input, waiting for it at most `timeout_s` seconds.
 

@@ -85,5 +85,4 @@ def put_others(machine: Machine, others: Mapping[str, Any]) -> None:
         typed = bytes.fromhex(others.get("typed", ""))
     except (KeyError, TypeError, ValueError, OSError, ConfigError) as error:
         raise SnapshotError(f"the state of the BIOS and its disks: {error}") from None
-    if typed:
-        machine.console.send(typed)
+    machine.console.wait_with(typed)

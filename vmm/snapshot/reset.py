@@ -161,7 +161,7 @@ class Reset:
                     device.reset()
                 elif states[device.name]["fields"]:
                     device.load(known[1])  # type: ignore[attr-defined]
-        if self._others:
+        if self._others or machine.console.waiting:
             put_others(machine, self.snapshot.others)
 
 
