@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.machine import Machine
 
-__all__ = ["JOURNAL", "keep_log", "open_log", "usual_log"]
+__all__ = ["JOURNAL", "Log", "open_log", "usual_log"]
 
 JOURNAL = "journal"
 """What stands for the journal where a file would."""
@@ -79,21 +79,45 @@ def usual_log(name: str) -> str:
     return os.path.join(folder, f"{name}.log")
 
 
-def keep_log(machine: Machine, fd: int, *, alone: bool) -> None:
-    """Have a machine's console, and vmm's messages from now on, written to an open log.
+class Log:
+    """A log that is opened when there is a machine to write of, and then stays open: what there is
+    to say may come behind a machine's end, or another machine like it.
 
-    Messages go nowhere else if it is `alone`. Where the log takes nothing for long, the machine is
-    held until it does, as for any reader of its output.
+    Args:
+        where: a file, or the journal (`open_log`).
+        name: of the machine.
     """
 
-    log = _Log(machine, fd)
-    log.output(machine.console.output)
-    machine.console.tee(log.output)
-    messages.outlets[:] = [log.message] if alone else [messages.to_standard_error, log.message]
-    machine.closers.append(log.finish)
+    def __init__(self, where: str, name: str) -> None:
+        self._where = where
+        self._name = name
+        self._fd = -1
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor, or -1 before it is opened."""
+        return self._fd
+
+    def keep(self, machine: Machine, *, alone: bool) -> None:
+        """Have a machine's console, and vmm's messages from now on, written to it.
+
+        Messages go nowhere else if it is `alone`. Where the log takes nothing for long, the machine
+        is held until it does, as for any reader of its output.
+
+        Raises:
+            ConfigError: it cannot be written to.
+        """
+        if self._fd < 0:
+            self._fd = open_log(self._where, self._name)
+        writer = _Writer(machine, self._fd)
+        writer.output(machine.console.output)
+        machine.console.tee(writer.output)
+        first = [] if alone else [messages.to_standard_error]
+        messages.outlets[:] = [*first, writer.message]
+        machine.closers.append(writer.finish)
 
 
-class _Log:
+class _Writer:
     def __init__(self, machine: Machine, fd: int) -> None:
         self._in_line = False
         self._buffer = OutputBuffer(

@@ -28,6 +28,7 @@ from vmm.launch import boot
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vmm.cli.detach import Background
+    from vmm.cli.log import Log
     from vmm.counts import ExitCounts
     from vmm.host.terminal import Terminal
     from vmm.machine import Machine
@@ -84,8 +85,13 @@ def _run_here(
     json_files = _json_files(options)
     end_s = None if options.timeout is None else time.monotonic() + options.timeout
     told = background
+    log = None
+    if options.log is not None:
+        from vmm.cli.log import Log
+
+        log = Log(options.log, options.name or usual_name(options.image))
     while True:
-        status = _run_once(options, make, json_files, told, alone=background is not None)
+        status = _run_once(options, make, json_files, told, log, alone=background is not None)
         if status is not None:
             return status
         told = None
@@ -99,6 +105,7 @@ def _run_once(
     make: Callable[[Options, Outlet], Machine],
     json_files: Sequence[tuple[JsonFile, Callable[[RunResult], object]]],
     background: Background | None,
+    log: Log | None,
     *,
     alone: bool,
 ) -> int | None:
@@ -108,12 +115,8 @@ def _run_once(
     with ExitStack() as at_end:
         at_end.callback(say_trace, machine, debug=options.debug)
         at_end.enter_context(machine)
-        log = -1
-        if options.log is not None:
-            from vmm.cli.log import keep_log, open_log
-
-            log = open_log(options.log, options.name or usual_name(options.image))
-            keep_log(machine, log, alone=alone)
+        if log is not None:
+            log.keep(machine, alone=alone)
         if options.debug:
             say_plan(machine)
         if options.tracer or options.rip or options.stop_at or options.trace_only:
@@ -127,7 +130,7 @@ def _run_once(
 
             open_debugger(machine, options, served.name)
         if background is not None:
-            background.ready(log)
+            background.ready(-1 if log is None else log.fd)
         counts = machine.count_exits() if options.stats else None
         session = Session(machine, outlet, options)
         try:

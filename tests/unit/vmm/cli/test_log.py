@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from vmm.cli import log, messages
-from vmm.cli.log import keep_log, open_log, usual_log
+from vmm.cli.log import Log, open_log, usual_log
 from vmm.errors import ConfigError
 from vmm.host.console import Console
 
@@ -32,15 +32,15 @@ def test_a_file_has_the_console_and_the_messages(machine, tmp_path, capsys):
     path = tmp_path / "log"
     path.write_bytes(b"before\n")
     machine.console.write(b"early ")
-    fd = open_log(str(path), "m")
-    keep_log(machine, fd, alone=False)
+    kept = Log(str(path), "m")
+    kept.keep(machine, alone=False)
     machine.console.write(b"out\nprompt> ")
     messages.say("the guest\nhalted")
     messages.say("\udcff")
     machine.console.write(b"more")
     for close in machine.closers:
         close()
-    os.close(fd)
+    os.close(kept.fd)
     assert path.read_bytes() == (
         b"before\nearly out\nprompt> \nvmm: the guest halted\nvmm: \\udcff\nmore"
     )
@@ -48,20 +48,36 @@ def test_a_file_has_the_console_and_the_messages(machine, tmp_path, capsys):
 
 
 def test_messages_of_one_in_the_background_are_in_the_log_alone(machine, tmp_path, capsys):
-    fd = open_log(str(tmp_path / "log"), "m")
-    keep_log(machine, fd, alone=True)
+    kept = Log(str(tmp_path / "log"), "m")
+    kept.keep(machine, alone=True)
     messages.say("hello")
-    os.close(fd)
+    os.close(kept.fd)
     assert (tmp_path / "log").read_bytes() == b"vmm: hello\n"
     assert capsys.readouterr().err == ""
 
 
+def test_one_machine_after_another_writes_to_one_log(machine, tmp_path):
+    path = tmp_path / "log"
+    kept = Log(str(path), "m")
+    assert (kept.fd, path.exists()) == (-1, False)
+    fds = set()
+    for text in (b"first\n", b"second\n"):
+        machine.console = Console()
+        kept.keep(machine, alone=True)
+        fds.add(kept.fd)
+        machine.console.write(text)
+        messages.say("reset")
+    os.close(kept.fd)
+    assert len(fds) == 1
+    assert path.read_bytes() == b"first\nvmm: reset\nsecond\nvmm: reset\n"
+
+
 def test_a_full_disk_ends_the_log_and_not_the_run(machine, capsys):
-    fd = open_log("/dev/full", "m")
-    keep_log(machine, fd, alone=True)
+    kept = Log("/dev/full", "m")
+    kept.keep(machine, alone=True)
     machine.console.write(b"x" * 5000)
     messages.say("still here")
-    os.close(fd)
+    os.close(kept.fd)
     assert capsys.readouterr().err == (
         "vmm: --log: No space left on device: the log ends here, and the guest runs on\n"
         "vmm: still here\n"
@@ -74,11 +90,11 @@ def test_the_journal_is_spoken_to_as_systemd_cat_does(machine, tmp_path, monkeyp
     with socket.socket(socket.AF_UNIX) as journal:
         journal.bind(path)
         journal.listen()
-        fd = open_log("journal", "boot")
-        keep_log(machine, fd, alone=True)
+        kept = Log("journal", "boot")
+        kept.keep(machine, alone=True)
         machine.console.write(b"Hello\n")
         messages.say("the guest halted")
-        os.close(fd)
+        os.close(kept.fd)
         connection, _ = journal.accept()
         with connection, connection.makefile("rb") as stream:
             assert stream.read() == b"vmm-boot\n\n6\n0\n0\n0\n0\nHello\nvmm: the guest halted\n"
