@@ -110,10 +110,7 @@ class InHeldRun:
         """
 
         def work(vcpu: Vcpu, stepper: Stepper) -> Ending | None:
-            while True:
-                event, ending = stepper.one_instruction(vcpu)
-                if ending is not None or behind(_made_exit(event)):
-                    return ending
+            return stepper.again(vcpu, behind)
 
         self._do(work, None)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CannotRewind", "Rewind"]
 
-_MOST_STEPS = 200_000
+_MOST_STEPS = 1_000_000
 """Between two exits: some minutes of stepping."""
 _CHUNK = 256
 """Steps between two looks at whether going back is still wanted: some milliseconds."""

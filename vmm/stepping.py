@@ -68,6 +68,33 @@ class Stepper:
             if ending is not None or until(vcpu):
                 return event, ending
 
+    def again(self, vcpu: Vcpu, behind: Callable[[bool], bool]) -> Ending | None:
+        """Run instructions that the guest has run before, until `behind` says True after one: it is
+        told whether that made an exit. There is no HLT among them that ended the run, so that none
+        is looked for, which would take as long as the steps.
+
+        Returns:
+            What ended the guest, which then does not do the same again; else None.
+
+        Raises:
+            DeviceFault: a device raised.
+        """
+        vcpu.settle()
+        try:
+            while True:
+                vcpu.regs.flush()
+                vcpu.sregs.flush()
+                vcpu.debug.step(self.flags)  # each time: KVM steps from where RIP is then
+                ending = vcpu.execute(vcpu.exits + 1)
+                made_exit = vcpu.unsettled
+                vcpu.settle()
+                if ending is not None and not _is_end_of_step(vcpu, ending.exit_reason):
+                    return ending
+                if behind(made_exit):
+                    return None
+        finally:
+            vcpu.debug.step(0)
+
     def one_instruction(
         self, vcpu: Vcpu, flags: int | None = None
     ) -> tuple[Exit | None, Ending | None]:
