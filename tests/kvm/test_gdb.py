@@ -417,5 +417,20 @@ def test_the_commands(gdb, tmp_path):
     assert not where.exists()
 
 
+def test_the_example_that_goes_back(gdb, boot):
+    m = boot("payload:bad_jump")
+    gdb.start(m)
+    words = gdb.command("who")
+    words[words.index(str(SCRIPT))] = str(ROOT / "examples/back.gdb")
+    done = subprocess.run(
+        [words[0], "-batch", *words[1:]],
+        capture_output=True, text=True, timeout=250, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    way = r"it died at 0xd0000000\n.*\nand came there from\n=> 0x\w+:\tjmp +\*%eax"
+    assert re.search(way, done.stdout), done.stdout + done.stderr
+    assert "exited with code 06" in done.stdout
+    assert gdb.run.result().died
+
+
 def test_the_probe_finds_what_machines_do_everywhere():
     assert "step" in find_traps().elsewhere
