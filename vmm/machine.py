@@ -12,7 +12,6 @@ from functools import cached_property, partial
 
 import kvm_bindings
 from vmm.backplane import Backplane
-from vmm.bus import Mapping
 from vmm.config import MachineConfig
 from vmm.endings import Ending
 from vmm.errors import ConfigError, DeviceFault, FaultChoice, LifecycleError
@@ -24,10 +23,13 @@ from vmm.layout import parse_size
 from vmm.lifecycle import Phase
 from vmm.loader.apply import place_image
 from vmm.loader.plan import BootPlan, Mode, Start
+from vmm.machine_devices import MachineDevices
+from vmm.machine_holds import MachineHolds
+from vmm.machine_looks import MachineLooks
 from vmm.machine_runs import MachineRuns
+from vmm.machine_states import MachineStates
 from vmm.machine_trace import connect_trace
 from vmm.memory import GuestMemory
-from vmm.registers import RegisterView
 from vmm.result import RunResult
 from vmm.run import RunControl
 from vmm.trace.trace import Trace
@@ -35,22 +37,15 @@ from vmm.vcpu import Vcpu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, ParamSpec, TypeVar
+    from typing import ParamSpec, TypeVar
     from uuid import UUID
 
     from devices.protocols import Device, Pausable
-    from devices.virtio.device import VirtioDevice
-    from devices.wiring import IrqLine
-    from kvm_bindings.stats import Counter
     from vmm.bios.dispatch import Bios
     from vmm.breakpoints import Breakpoints
-    from vmm.counts import ExitCounts
-    from vmm.cpustate import CpuState
     from vmm.gdb.server import Debugger
     from vmm.host.events import HostEvents
     from vmm.snapshot.reset import Reset
-    from vmm.snapshot.snapshot import Snapshot
-    from vmm.stepping import Stepper
     from vmm.symbols import Symbols
     from vmm.trace.recorder import Journal
     from vmm.virtio.place import VirtioPlace
@@ -63,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["Machine"]
 
 
-class Machine:
+class Machine(MachineDevices, MachineHolds, MachineLooks, MachineStates):
     """A virtual machine.
 
     Args:
@@ -291,101 +286,6 @@ class Machine:
         """What the run in progress comes to, if it ends so."""
         return self._runs.result_of(ending)
 
-    # -- devices --------------------------------------------------------------------------
-
-    def make(self, cls: Callable[P, AnyDevice], /, *args: P.args, **kwargs: P.kwargs) -> AnyDevice:
-        """Make a device model of this machine: `cls` called with the arguments.
-
-        Where a journal is kept it has everything that passes through the functions and the memory
-        among the arguments, so that the device can be replayed.
-        """
-        return self._backplane.make(cls, *args, **kwargs)
-
-    def add_device(
-        self,
-        device: Device | LateDevice,
-        *,
-        pio: range | None = None,
-        mmio: range | None = None,
-        base: int | None = None,
-        coalesced: bool = False,
-        default: bool = False,
-    ) -> Mapping:
-        """Let a device answer at a range of ports or of guest-physical addresses.
-
-        Args:
-            device: anything with `name`, `read(offset, size)`, `write(offset, size, value)` and
-                `reset()`; or the place of one that is made when it is first wanted.
-            pio: its ports; or
-            mmio: its guest-physical addresses.
-            base: the address that is its offset 0; the range's start unless given.
-            coalesced: let KVM collect writes, which the device then sees in order, but only
-                when the guest next exits for another reason. For registers where a write
-                needs no answer.
-            default: give way to a device mapped over it later.
-
-        Raises:
-            ConfigError: neither or both of `pio` and `mmio`; a range outside of the bus.
-            MappingOverlap: another device, or guest memory, is there.
-        """
-        return self._backplane.add(
-            device, pio=pio, mmio=mmio, base=base, coalesced=coalesced, default=default
-        )
-
-    def add_virtio(
-        self, device: VirtioDevice, name: str | None = None, *, exits: bool = False
-    ) -> VirtioPlace:
-        """Put a virtio device into the next free slot: registers, interrupt, and who serves it.
-
-        Args:
-            device: the device type.
-            name: its name in the machine; its own unless given, with a number behind it where
-                that is taken.
-            exits: let every notification be an exit, so that the trace has it as one.
-
-        Raises:
-            ConfigError: all slots are taken.
-            MappingOverlap: something else is there.
-        """
-        from vmm.virtio.attach import attach
-
-        return attach(self, device, name, exits=exits)
-
-    @property
-    def saved_states(self) -> dict[str, dict[str, Any]]:
-        """States out of a snapshot, by the names of devices that have not been added yet."""
-        return self._backplane.saved
-
-    def claim(self, device: Device | LateDevice) -> None:
-        """Give a device that is on a bus already its state out of the snapshot, if it has one."""
-        self._backplane.claim(device)
-
-    def on_out(self, port: int, *, coalesced: bool = False) -> Callable[[OutFunction], OutFunction]:
-        """Decorate a function that takes what the guest writes to a port: `f(value, size)`."""
-
-        def decorate(function: OutFunction) -> OutFunction:
-            self._backplane.on_out(port, function, coalesced=coalesced)
-            return function
-
-        return decorate
-
-    def on_in(self, port: int) -> Callable[[InFunction], InFunction]:
-        """Decorate a function that answers when the guest reads a port: `f(size) -> value`.
-
-        A function without parameters will do as well.
-        """
-
-        def decorate(function: InFunction) -> InFunction:
-            self._backplane.on_in(port, function)
-            return function
-
-        return decorate
-
-    def irq(self, gsi: int) -> IrqLine:
-        """The interrupt line `gsi` as something a device can drive; not connected where the
-        machine has no interrupt controller."""
-        return self._open().irq(gsi)
-
     # -- running --------------------------------------------------------------------------
 
     def boot(self, plan: BootPlan) -> None:
@@ -472,163 +372,6 @@ class Machine:
         run raises it again."""
         self._control.state.fail(error)
 
-    # -- holding a run ---------------------------------------------------------------------
-
-    def pause(self, timeout_s: float | None = None, *, hold: str = "user") -> bool:
-        """Hold a run in progress between two instructions, from another thread; say whether it
-        stands still, which takes longer than `timeout_s` where a device is at work.
-
-        Holds of different names do not undo each other: the run goes on when none is left.
-        """
-        stands = self._control.gate.pause(timeout_s, hold=hold)
-        self._runs.catch_up()
-        return stands
-
-    def pause_soon(self, why: str = "", *, hold: str = "user") -> None:
-        """Hold a run in progress as soon as may be, without waiting: also out of a hook."""
-        self._control.gate.pause_soon(why, hold=hold)
-
-    def hold_runs(self, hold: str, wanted: bool) -> None:
-        """Have runs to come begin with a hold, before their first instruction, or no more."""
-        holds = self._control.gate.from_start
-        (holds.add if wanted else holds.discard)(hold)
-
-    def step_exit(self, vcpu: int = 0, timeout_s: float | None = None) -> bool:
-        """Let one vCPU of a run that is held go on for one exit; say whether there was one.
-
-        Raises:
-            LifecycleError: there is no run that is paused.
-        """
-        return self._control.step_exit(vcpu, timeout_s)
-
-    def step_held(
-        self,
-        vcpu: int = 0,
-        timeout_s: float | None = None,
-        *,
-        until: Callable[[Vcpu], bool] | None = None,
-    ) -> bool:
-        """Let one vCPU of a run that is held go on for one instruction; say whether it came to
-        its end. Between runs there is `step`.
-
-        With `until` it goes on instruction by instruction, with interrupts, until that says True
-        behind one. It is called on the vCPU's thread.
-
-        Raises:
-            LifecycleError: there is no run that is paused.
-        """
-        stepper = self._runs.stepper
-        if until is None:
-            return self._control.step_instruction(vcpu, stepper.one_instruction, timeout_s)
-        return self._control.step_instruction(
-            vcpu, lambda one: stepper.instructions(one, until), timeout_s
-        )
-
-    def work_held(
-        self,
-        work: Callable[[Vcpu, Stepper], None],
-        vcpu: int = 0,
-        timeout_s: float | None = None,
-    ) -> bool:
-        """Have the thread of one vCPU of a run that is held do `work`, which runs the guest as it
-        likes; say whether that came to its end by itself.
-
-        Raises:
-            LifecycleError: there is no run that is paused.
-        """
-        stepper = self._runs.stepper
-
-        def step_one(one: Vcpu) -> tuple[None, None]:
-            work(one, stepper)
-            return None, None
-
-        return self._control.step_instruction(vcpu, step_one, timeout_s)
-
-    @property
-    def held_by(self) -> str:
-        """Why a run is held, where somebody said so."""
-        return self._control.gate.held_by
-
-    def resume(self, *, hold: str = "user") -> None:
-        """Let a paused run go on."""
-        self._control.gate.resume(hold=hold)
-
-    # -- looking ---------------------------------------------------------------------------
-
-    @property
-    def regs(self) -> RegisterView:
-        """The first vCPU's general registers. Before a run or between runs."""
-        return self._standing().regs
-
-    @property
-    def sregs(self) -> RegisterView:
-        """The first vCPU's segment and control registers. Before a run or between runs."""
-        return self._standing().sregs
-
-    @cached_property
-    def symbols(self) -> Symbols | None:
-        """Names for the guest's addresses, where its image or a file given beside it has any."""
-        return self.symbol_source()
-
-    def last_seen(self, vcpu: int) -> CpuState | None:
-        """A vCPU's state before its last exit, on hosts that lose the state of a guest's death."""
-        return self._hardware.last_seen(vcpu)
-
-    def count_exits(self) -> ExitCounts:
-        """Count exits from now on, by reason and address."""
-        from vmm.counts import ExitCounts
-
-        counts = ExitCounts()
-        self._control.harvest = counts.add
-        return counts
-
-    def kvm_stats(self) -> dict[str, dict[str, int | tuple[int, ...]]]:
-        """The kernel's counters: "vm", "vcpu0" and so on, each by name; empty where this kernel
-        has none."""
-        return {name: stats.read() for name, stats in self._open().stats().items()}
-
-    def kvm_counters(self) -> dict[str, tuple[Counter, ...]]:
-        """What these counters are: their kinds and units."""
-        return {name: stats.counters for name, stats in self._open().stats().items()}
-
-    def save_trace(self, path: str) -> None:
-        """Write the last exits, with the machine's description, to a file for `vmm trace`.
-
-        Raises:
-            ConfigError: it cannot be written, or the machine keeps no trace.
-        """
-        if self.trace is None:
-            raise ConfigError("this machine keeps no trace; make it without trace=False")
-        result = self.last_result
-        self.trace.save(path, None if result is None else result.facts())
-
-    # -- snapshots --------------------------------------------------------------------------
-
-    def snapshot(self, path: str | None = None, *, base: Snapshot | str | None = None) -> Snapshot:
-        """Take the machine's whole state: processors, chips, devices and memory.
-
-        A run in progress is held meanwhile. `vmm.restore` makes machines of it, here or anywhere.
-
-        Args:
-            path: a file for it, written beside it first and renamed when it is complete; None:
-                it is kept in memory.
-            base: a snapshot of this machine, in a file, upon which the new file is to build: it
-                then has only the pages that changed, and needs the other to be read.
-
-        Raises:
-            SnapshotError: a device cannot be saved, or the file cannot be written.
-            LifecycleError: the machine is closed or has failed.
-        """
-        if path is None:
-            if base is not None:
-                raise ConfigError("base: a snapshot in memory stands alone; give a path as well")
-            from vmm.snapshot.capture import take_snapshot
-
-            return take_snapshot(self)
-        from vmm.snapshot.file import write_snapshot
-
-        return write_snapshot(self, path, base)
-
     @property
     def generation_id(self) -> UUID | None:
         """What tells the guest that it is a copy: another in each machine that is made of a
@@ -636,40 +379,6 @@ class Machine:
         from vmm.snapshot.generation import generation_id
 
         return generation_id(self)
-
-    def reset_to(self, snapshot: Snapshot) -> None:
-        """Bring this machine back to a snapshot of it or of its like, between runs.
-
-        The first time with a snapshot all memory is exchanged; after that only the pages that
-        were written since are copied back, so that thousands of resets a second can be had. Views
-        of memory that were taken before are to be taken again. The console's output stays; input
-        that waits is what waited then.
-
-        Raises:
-            SnapshotError: the snapshot is of another kind of machine, or closed.
-            LifecycleError: the machine runs, is closed or has failed.
-        """
-        if self._reset is None or self._reset.snapshot is not snapshot:
-            from vmm.snapshot.reset import Reset
-
-            self._reset = Reset(self, snapshot)
-        self._reset()
-
-    def fork(self) -> Machine:
-        """Make an independent machine that goes on from where this one is, ready to run.
-
-        Memory is shared until either of them writes. The first time nothing is copied; later, if
-        the guest has run since, all that its memory holds is. Functions on ports are called for
-        both machines; devices of your own are to be added to the copy, and take their state then.
-        What the copy writes to disks is its own.
-
-        Raises:
-            SnapshotError: a device cannot be saved.
-            LifecycleError: the machine is closed or has failed.
-        """
-        from vmm.snapshot.fork import fork
-
-        return fork(self)
 
     # -- closing ---------------------------------------------------------------------------
 
