@@ -181,9 +181,13 @@ class Balloon(VirtioDevice):
 
 
 def _runs(numbers: bytes) -> Iterator[tuple[int, int]]:
-    """Page numbers (32 bits each), as runs of neighbours: first and count."""
+    """Page numbers (32 bits each), as runs of neighbours: first and count.
+
+    They are sorted first: a driver gives pages as its allocator finds them, often downwards.
+    """
     first = last = -2
-    for (page,) in struct.iter_unpack("<I", numbers[: len(numbers) & ~3]):
+    pages = sorted({page for (page,) in struct.iter_unpack("<I", numbers[: len(numbers) & ~3])})
+    for page in pages:
         if page == last + 1:
             last = page
             continue

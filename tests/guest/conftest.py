@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import vmm
+from vmm.lab.initramfs import load_order, read_module
 from vmm.pytest_plugin.machines import VmFactory
 
 HERE = Path(__file__).parent
@@ -67,6 +68,22 @@ def vmlinux(kernel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("kernel") / "vmlinux"
     path.write_bytes(unpack.unpack(image))
     return path
+
+
+@pytest.fixture(scope="session")
+def modules(kernel: Path) -> Callable[..., Mapping[str, bytes]]:
+    """Modules of the guest's kernel with what they need, as files in the order of their names."""
+    folder = Path("/lib/modules", kernel.name.removeprefix("vmlinuz-"))
+    if not folder.is_dir():
+        pytest.skip(f"no modules of {kernel.name} in /lib/modules")
+    needs = (folder / "modules.dep").read_text()
+    builtin = (folder / "modules.builtin").read_text()
+
+    def find(*wanted: str) -> Mapping[str, bytes]:
+        paths = load_order(wanted, needs, builtin)
+        return {f"modules/{n:02}.ko": read_module(folder / p) for n, p in enumerate(paths)}
+
+    return find
 
 
 @dataclass

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from vmm.lab.initramfs import load_order, read_module
-
 Linux = Callable[..., Any]
 
 TOOLS = "/usr/sbin:/sbin:" + os.environ["PATH"]
@@ -23,22 +21,6 @@ TOOLS = "/usr/sbin:/sbin:" + os.environ["PATH"]
 LOAD = "for module in /modules/*.ko; do insmod $module || echo cannot load $module; done\n"
 POWER_OFF = "poweroff -f\n"
 COMPLAINTS = "WARNING|BUG:|Oops|Call Trace|I/O error|virtio.*(fail|broken)|EXT4-fs error"
-
-
-@pytest.fixture(scope="session")
-def modules(kernel: Path) -> Callable[..., Mapping[str, bytes]]:
-    """Modules of the guest's kernel with what they need, as files that `LOAD` takes in order."""
-    folder = Path("/lib/modules", kernel.name.removeprefix("vmlinuz-"))
-    if not folder.is_dir():
-        pytest.skip(f"no modules of {kernel.name} in /lib/modules")
-    needs = (folder / "modules.dep").read_text()
-    builtin = (folder / "modules.builtin").read_text()
-
-    def find(*wanted: str) -> Mapping[str, bytes]:
-        paths = load_order(wanted, needs, builtin)
-        return {f"modules/{n:02}.ko": read_module(folder / p) for n, p in enumerate(paths)}
-
-    return find
 
 
 @pytest.fixture

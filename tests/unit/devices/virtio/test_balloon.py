@@ -19,10 +19,10 @@ STATS_VQ, ON_OOM, REPORTING = 1 << 1, 1 << 2, 1 << 5
 
 
 class Setup:
-    """A balloon, its driver, and what was given back: page numbers."""
+    """A balloon, its driver, and how many pages were given back at a time."""
 
     def __init__(self) -> None:
-        self.pages: list[int] = []
+        self.pieces: list[int] = []
         self.memory = Ram(1 << 20)
         self.balloon = Balloon(self._discard)
         self.device = VirtioMmio(self.balloon, memory=self.memory)
@@ -32,6 +32,7 @@ class Setup:
     def _discard(self, piece: memoryview) -> None:
         # Which pages they are shows in the memory itself.
         assert len(piece) % PAGE == 0
+        self.pieces.append(len(piece) // PAGE)
         piece[:] = b"\xee" * len(piece)
 
     def give(self, *pages: int, queue: int = INFLATE) -> None:
@@ -55,8 +56,9 @@ def test_the_guest_is_asked_and_answers() -> None:
 
 def test_what_is_given_goes_back_to_the_host() -> None:
     setup = Setup()
-    setup.give(100, 101, 102, 90, 120)
+    setup.give(102, 101, 100, 90, 120, 101)
     assert setup.given() == [90, 100, 101, 102, 120]
+    assert setup.pieces == [1, 3, 1]
     setup.give(100, queue=DEFLATE)
 
 
