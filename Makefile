@@ -40,9 +40,12 @@ lint: $(VENV)/.lint ## ruff, mypy --strict on the packages, the direction of imp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-lab: $(VENV)/.base ## the KVM tests on an emulated AMD-V host (needs QEMU, no KVM)
+lab: $(VENV)/.base ## the KVM tests and whole Linux guests on an emulated AMD-V host (needs QEMU, no KVM)
 	$(BIN)/python -m vmm.lab --package seabios --package grub-common --package grub-pc-bin --package mtools --package gdb \
-		--package lz4 --package zstd --package e2fsprogs --silence 150 --retries 2 $(LAB_ARGS)
+		--silence 150 --retries 2 $(LAB_ARGS)
+	$(BIN)/python -m vmm.lab --package lz4 --package zstd --package e2fsprogs --package passt \
+		--package qemu-system-common --timeout 2400 --silence 300 --retries 1 $(LAB_ARGS) -- \
+		python3 -m pytest -q tests/guest --kvm=require --durations=10 --junitxml=/results/junit-guests.xml
 
 bench: $(VENV)/.base ## measure beside a C monitor and QEMU; JSON is kept in bench-results/
 	$(BIN)/python tests/bench/run.py

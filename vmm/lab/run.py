@@ -21,7 +21,7 @@ from vmm.lab import boot, cache, share
 from vmm.lab.tools import LabError, Status, check_host
 
 _DEFAULT = (
-    *("python3", "-m", "pytest", "-q", "tests/kvm", "tests/unit/kvm_bindings", "tests/guest"),
+    *("python3", "-m", "pytest", "-q", "tests/kvm", "tests/unit/kvm_bindings"),
     *("--kvm=require", "-m", "not command", "--durations=10", "--junitxml=/results/junit.xml"),
 )
 
