@@ -8,7 +8,7 @@ LAB_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lab bench bench-linux fuzz screenshots payloads clean
+.PHONY: help demo test lint lab lab-guests bench bench-linux fuzz screenshots payloads clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,9 +40,11 @@ lint: $(VENV)/.lint ## ruff, mypy --strict on the packages, the direction of imp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-lab: $(VENV)/.base ## the KVM tests and whole Linux guests on an emulated AMD-V host (needs QEMU, no KVM)
+lab: $(VENV)/.base ## the KVM tests on an emulated AMD-V host (needs QEMU, no KVM)
 	$(BIN)/python -m vmm.lab --package seabios --package grub-common --package grub-pc-bin --package mtools --package gdb \
 		--silence 150 --retries 2 $(LAB_ARGS)
+
+lab-guests: $(VENV)/.base ## whole Linux guests, with disks and networks, on the emulated host
 	$(BIN)/python -m vmm.lab --package lz4 --package zstd --package e2fsprogs --package passt \
 		--package qemu-system-common --timeout 2400 --silence 300 --retries 1 $(LAB_ARGS) -- \
 		python3 -m pytest -q tests/guest --kvm=require --durations=10 --junitxml=/results/junit-guests.xml
