@@ -253,7 +253,7 @@ def test_marks_are_events_of_the_trace(running: Callable[..., Running]) -> None:
 def test_what_cannot_be_done_is_said(running: Callable[..., Running]) -> None:
     m = running()
     for op, arguments, words in (
-        ("explode", {}, "no operation 'explode'; there are attend, console"),
+        ("explode", {}, "no operation 'explode'; there are attend, balloon, console"),
         ("memory", {"gpa": 0}, "do not fit: .* missing 1 required"),
         ("memory", {"gpa": "x", "size": 1}, "memory: these arguments do not fit"),
         ("step_exit", {"vcpu": 7}, "no vCPU 7"),
