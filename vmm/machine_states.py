@@ -53,7 +53,8 @@ class MachineStates:
         that waits is what waited then.
 
         Raises:
-            SnapshotError: the snapshot is of another kind of machine, or closed.
+            SnapshotError: the snapshot is of another kind of machine, or closed; or a device of
+                this one is served by others (vhost), whose writes to memory nobody notes.
             LifecycleError: the machine runs, is closed or has failed.
         """
         if self._reset is None or self._reset.snapshot is not snapshot:

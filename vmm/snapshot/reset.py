@@ -53,7 +53,8 @@ class Reset:
     """Brings one machine back to one snapshot.
 
     Raises:
-        SnapshotError: the machine is of another kind than the snapshot's.
+        SnapshotError: the machine is of another kind than the snapshot's, or others write to its
+            memory unseen.
         LifecycleError: the machine runs, is closed or has failed.
     """
 
@@ -168,6 +169,12 @@ class Reset:
 def _check(machine: Machine, snapshot: Snapshot) -> None:
     if snapshot.image.fd < 0:
         raise SnapshotError("the snapshot is closed: its memory is gone")
+    if machine.memory.unseen_writers:
+        names = ", ".join(machine.memory.unseen_writers)
+        raise SnapshotError(
+            f"the machine cannot be reset: what {names} writes to its memory is noted nowhere; "
+            "make a new machine of the snapshot (vmm.restore)"
+        )
     for name in MachineConfig._fields:
         have, wanted = machine.settings.get(name), snapshot.settings.get(name)
         if have != wanted:

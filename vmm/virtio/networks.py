@@ -42,12 +42,14 @@ def add_net(machine: Machine, text: str, *, number: int = 0, name: str = "") -> 
         link: Tap | Passt = Passt(tcp=options.tcp, udp=options.udp, interface=options.interface)
     else:
         link = Tap(options.tap)
-        if options.vhost is not False and options.rate is None:
-            handed = _hand_over(link, mac, options)
-            if handed is not None:
-                return machine.add_virtio(handed)
-    card = _Card(machine, link, mac, options.rate)
-    return machine.add_virtio(card)
+    try:
+        card: VirtioDevice | None = None
+        if isinstance(link, Tap) and options.vhost is not False and options.rate is None:
+            card = _hand_over(link, mac, options)
+        return machine.add_virtio(card or _Card(machine, link, mac, options.rate))
+    except BaseException:
+        link.close()
+        raise
 
 
 def _hand_over(tap: Tap, mac: bytes, options: NetOptions) -> VirtioDevice | None:
@@ -56,7 +58,6 @@ def _hand_over(tap: Tap, mac: bytes, options: NetOptions) -> VirtioDevice | None
         return HandedNet(KernelNet(tap), mac)
     except KvmError as error:
         if options.vhost:
-            tap.close()
             raise ConfigError(f"--net tap={tap.name},vhost=on: {error}") from None
         return None
 
