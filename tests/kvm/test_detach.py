@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.kvm.on_a_terminal import WAIT_S, OnATerminal
+
 pytestmark = [pytest.mark.kvm, pytest.mark.command, pytest.mark.timeout(180)]
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 60
 
 SHELL = """
 import fcntl, os, signal, sys, termios
@@ -67,60 +65,12 @@ def alive(process: int) -> bool:
         return False
 
 
-class Attached:
+class Attached(OnATerminal):
     """`vmm console` on a terminal of its own."""
 
     def __init__(self, environment: dict[str, str], *arguments: str) -> None:
-        self.master, self.slave = pty.openpty()
-        modes = termios.tcgetattr(self.slave)
-        modes[1] &= ~termios.ONLCR
-        termios.tcsetattr(self.slave, termios.TCSANOW, modes)
-        termios.tcsetwinsize(self.slave, (24, 80))
-        self.modes = termios.tcgetattr(self.slave)
-        self.output = b""
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SHELL, "console", *arguments],
-            stdin=self.slave,
-            stdout=self.slave,
-            stderr=self.slave,
-            env=environment,
-        )
-
-    def collect(self, wait_s: float = 0.0) -> None:
-        while select.select([self.master], [], [], wait_s)[0]:
-            self.output += os.read(self.master, 4096)
-            wait_s = 0.0
-
-    def read_until(self, wanted: bytes) -> None:
-        end = time.monotonic() + WAIT_S
-        while wanted not in self.output:
-            assert time.monotonic() < end, f"no {wanted!r} in {self.output!r}"
-            self.collect(0.2)
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.master, keys)
-
-    def ends(self) -> int:
-        end = time.monotonic() + WAIT_S
-        while self.process.poll() is None:
-            assert time.monotonic() < end, f"still running after {self.output!r}"
-            self.collect(0.05)
-        self.collect()
-        return self.process.returncode
-
-    @property
-    def raw(self) -> bool:
-        return not termios.tcgetattr(self.slave)[3] & (termios.ICANON | termios.ISIG)
-
-    @property
-    def restored(self) -> bool:
-        return termios.tcgetattr(self.slave) == self.modes
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.master)
-        os.close(self.slave)
+        command = [sys.executable, "-c", SHELL, "console", *arguments]
+        super().__init__(command, environment, size=(24, 80))
 
 
 class Host:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-import pty
-import select
 import signal
-import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.kvm.on_a_terminal import WAIT_S, OnATerminal
+
 pytestmark = [pytest.mark.kvm, pytest.mark.command, pytest.mark.timeout(120)]
 
 ROOT = Path(__file__).parents[2]
 SPIN_AFTER_PROMPT = bytes.fromhex("baf803 b03e ee b020 ee ebfe")  # "> " to COM1, then jmp $
-WAIT_S = 60
 
 SHELL = """
 import fcntl, os, signal, sys, termios
@@ -42,61 +39,13 @@ os.execv(sys.executable, [sys.executable, "-m", "vmm", *sys.argv[1:]])
 """What a shell does to start a command, as a job of its own or in its own place."""
 
 
-class Session:
+class Session(OnATerminal):
     """A `vmm` on a terminal of its own."""
 
     def __init__(self, *arguments: str, stdout: int | None = None, job: str = ""):
-        self.master, self.slave = pty.openpty()
-        # Carriage returns come from raw mode only.
-        modes = termios.tcgetattr(self.slave)
-        modes[1] &= ~termios.ONLCR
-        termios.tcsetattr(self.slave, termios.TCSANOW, modes)
-        self.modes = termios.tcgetattr(self.slave)
-        self.output = b""
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SHELL, job, *arguments],
-            stdin=self.slave,
-            stdout=self.slave if stdout is None else stdout,
-            stderr=self.slave,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-
-    def read_until(self, wanted: bytes) -> None:
-        end = time.monotonic() + WAIT_S
-        while wanted not in self.output:
-            assert time.monotonic() < end, f"no {wanted!r} in {self.output!r}"
-            self.collect(0.2)
-
-    def collect(self, wait_s: float = 0.0) -> None:
-        while select.select([self.master], [], [], wait_s)[0]:
-            self.output += os.read(self.master, 4096)
-            wait_s = 0.0
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.master, keys)
-
-    def ends(self) -> int:
-        """Wait for the end, taking output; return the status (negative: the signal)."""
-        end = time.monotonic() + WAIT_S
-        while self.process.poll() is None:
-            assert time.monotonic() < end, f"still running after {self.output!r}"
-            self.collect(0.05)
-        self.collect()
-        return self.process.returncode
-
-    @property
-    def raw(self) -> bool:
-        return not termios.tcgetattr(self.slave)[3] & (termios.ICANON | termios.ISIG)
-
-    @property
-    def restored(self) -> bool:
-        return termios.tcgetattr(self.slave) == self.modes
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.master)
-        os.close(self.slave)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", SHELL, job, *arguments]
+        super().__init__(command, environment, stdout=stdout)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
