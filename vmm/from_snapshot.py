@@ -9,7 +9,7 @@ the machine runs.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kvm_bindings import constants as c
 from vmm.config import MachineConfig
@@ -17,6 +17,7 @@ from vmm.cpuid import feature_names
 from vmm.errors import ConfigError, SnapshotError
 from vmm.furnish import furnish
 from vmm.machine import Machine
+from vmm.snapshot.identities import own_settings
 from vmm.snapshot.put import put_state
 from vmm.snapshot.snapshot import Snapshot
 
@@ -39,6 +40,9 @@ def restore(
     console: Callable[[bytes], None] | None = None,
     terminal: bool = False,
     disks: str = "private",
+    net: Sequence[str] | None = None,
+    vsock: str | None = None,
+    new_identity: bool = False,
     trust: bool = False,
     trace: str | bool = True,
     kvm: str = "/dev/kvm",
@@ -55,6 +59,11 @@ def restore(
         disks: "private": what the guest writes to its disks is kept for this machine only, so that
             any number can be made of one snapshot; "shared": it is written to the files, as the
             machine did that the snapshot was taken of.
+        net: where the cables of its network cards lead now, a text a card as in `vmm.boot`; a
+            card keeps its address unless the text has another.
+        vsock: the guest's address for sockets now.
+        new_identity: network cards and disks get other addresses and serial numbers, so that two
+            machines of one snapshot can be told apart (`vmm.snapshot.identities`).
         trust: a snapshot out of a file may run devices of its author's own, reach networks, share
             folders and, with shared disks, write to files: whatever it names. Without this it is
             refused if it does.
@@ -75,10 +84,21 @@ def restore(
 
         with read_snapshot(snapshot, trusted=trust) as read:
             return restore(
-                read, console=console, terminal=terminal, disks=disks, trace=trace, kvm=kvm
+                read,
+                console=console,
+                terminal=terminal,
+                disks=disks,
+                net=net,
+                vsock=vsock,
+                new_identity=new_identity,
+                trace=trace,
+                kvm=kvm,
             )
     if not (snapshot.trusted or trust):
-        refuse_untrusted(snapshot, shared=disks == "shared")
+        given = {"net": net, "vsock": vsock}
+        known = [kind for kind, value in given.items() if value is not None]
+        refuse_untrusted(snapshot, shared=disks == "shared", known=known)
+    settings = own_settings(snapshot.settings, net=net, vsock=vsock, new_identity=new_identity)
     config = _config(snapshot)
     machine = Machine(**config, trace=trace, kvm=kvm)
     try:
@@ -87,24 +107,32 @@ def restore(
         def refurnish(other: Machine, sink: Callable[[bytes], None] | None) -> None:
             furnish(
                 other,
-                snapshot.settings,
+                other.settings,
                 console=sink,
                 terminal=terminal,
                 private=disks == "private",
-                folder=snapshot.settings["folder"],
+                folder=str(other.settings["folder"]),
             )
 
-        put_state(machine, snapshot, refurnish if "bios" in snapshot.settings else None, console)
+        furnished = "bios" in settings
+        put_state(machine, snapshot, refurnish if furnished else None, console, settings)
     except BaseException:
         machine.close()
         raise
     return machine
 
 
-def refuse_untrusted(snapshot: Snapshot, *, shared: bool = False) -> None:
+def refuse_untrusted(
+    snapshot: Snapshot, *, shared: bool = False, known: Sequence[str] = ()
+) -> None:
     """Refuse a snapshot of unknown origin that does more than run a guest which is shut in.
 
     Disks that are only read are none of it: without a network nobody gets to know them.
+
+    Args:
+        snapshot: read from a file.
+        shared: what the guest writes to disks goes to their files.
+        known: settings that the user gives anew, whatever the snapshot says of them.
 
     Raises:
         SnapshotError: it reaches out of the guest; the message says what it names.
@@ -113,6 +141,7 @@ def refuse_untrusted(snapshot: Snapshot, *, shared: bool = False) -> None:
     found = [
         f"{kind.removesuffix('s')} {text}"
         for kind in _REACHING_OUT
+        if kind not in known
         for text in _texts(settings.get(kind))
     ]
     if found or shared:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 from devices.records import Record
 from vmm.errors import BootError, ConfigError
@@ -20,7 +19,6 @@ from vmm.machine import Machine
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any
 
     from vmm.symbols import Symbols
 
@@ -197,7 +195,7 @@ def boot(
         }
         machine.symbol_source = names
         furnish(machine, machine.settings, console=console, terminal=terminal)
-        machine.furnish = partial(_furnish_copy, machine.settings)
+        machine.furnish = _furnish_copy
         machine.boot(plan)
         if plan.wants_tables and machine.irqchip:
             _leave_tables(machine)
@@ -223,11 +221,10 @@ def _leave_tables(machine: Machine) -> None:
     machine.settings["generation"] = [GENERATION_GPA, GED_GSI]
 
 
-def _furnish_copy(
-    settings: Mapping[str, Any], machine: Machine, console: Callable[[bytes], None] | None
-) -> None:
+def _furnish_copy(machine: Machine, console: Callable[[bytes], None] | None) -> None:
     """Furnish a copy of a machine, with disks of its own."""
-    furnish(machine, settings, console=console, private=True)
+    settings = machine.settings
+    furnish(machine, settings, console=console, private=True, folder=str(settings["folder"]))
 
 
 def _symbols(

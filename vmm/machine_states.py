@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vmm.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -63,7 +65,13 @@ class MachineStates:
             self._reset = Reset(self._whole, snapshot)
         self._reset()
 
-    def fork(self) -> Machine:
+    def fork(
+        self,
+        *,
+        net: Sequence[str] | None = None,
+        vsock: str | None = None,
+        new_identity: bool = False,
+    ) -> Machine:
         """Make an independent machine that goes on from where this one is, ready to run.
 
         Memory is shared until either of them writes. The first time nothing is copied; later, if
@@ -71,13 +79,21 @@ class MachineStates:
         both machines; devices of your own are to be added to the copy, and take their state then.
         What the copy writes to disks is its own.
 
+        Args:
+            net: where the cables of the copy's network cards lead, a text a card as in
+                `vmm.boot`; a tap or a forwarded port cannot be had twice.
+            vsock: the copy's address for sockets.
+            new_identity: network cards and disks of the copy get other addresses and serial
+                numbers.
+
         Raises:
             SnapshotError: a device cannot be saved.
+            ConfigError: a network or an address cannot be had.
             LifecycleError: the machine is closed or has failed.
         """
         from vmm.snapshot.fork import fork
 
-        return fork(self._whole)
+        return fork(self._whole, net=net, vsock=vsock, new_identity=new_identity)
 
     @property
     def _whole(self) -> Machine:

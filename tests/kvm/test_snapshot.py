@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 import vmm
 from devices.records import Record
 from firmware.payloads import PAYLOADS
-from kvm_bindings import constants as c
 from vmm.lifecycle import Phase
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(300)]
@@ -411,65 +410,7 @@ def test_what_was_typed_waits_as_it_did(machine):
         assert other.console.unsent == b""
 
 
-def test_each_copy_has_another_generation_and_its_guest_is_told(machine):
-    def told(machine):
-        return machine.vm.get_irqchip(c.KVM_IRQCHIP_PIC_SLAVE).chip.pic.irr & 0x80
-
-    m = machine("f4", irqchip=True)
-    with m.snapshot() as none, vmm.restore(none) as copy:
-        assert m.generation_id is copy.generation_id is None
-        assert not told(copy)
-    m.memory.write(0xE_F000, bytes(range(16)))
-    m.settings["generation"] = [0xE_F000, 15]
-    assert str(m.generation_id) == "03020100-0504-0706-0809-0a0b0c0d0e0f"
-    with m.snapshot() as snapshot, vmm.restore(snapshot) as one, m.fork() as other:
-        assert len({each.generation_id for each in (m, one, other)}) == 3
-        assert [bool(told(each)) for each in (m, one, other)] == [False, True, True]
-        drawn = one.generation_id
-        with one.snapshot() as again:
-            one.memory.write(0xE_F000, bytes(16))
-            one.reset_to(again)  # the same machine, and the same again
-            assert one.generation_id == drawn
-    m.settings["generation"] = [1 << 40, 15]
-    with m.snapshot() as snapshot, pytest.raises(vmm.SnapshotError, match="generation ID"):
-        vmm.restore(snapshot)
-
-
-# -- copies and returns -----------------------------------------------------------------------
-
-
-def test_a_copy_goes_on_by_itself(unbroken):
-    wanted = unbroken("hello64")
-    with boot("hello64") as machine:
-        machine.run(max_exits=20)
-        before, exits = machine.console.output, exits_of(machine)
-        with machine.fork() as first, machine.fork() as second, first.fork() as third:
-            first.memory.write(0x3000, b"first")
-            machine.memory.write(0x3000, b"mine!")
-            with machine.fork() as later:
-                for copy in (first, second, third, later):
-                    result = copy.run(timeout=60)
-                    found = (before + copy.console.output, exits + exits_of(copy))
-                    assert (*found, result.reason, result.status) == wanted
-                assert later.memory.read(0x3000, 5) == b"mine!"
-            assert first.memory.read(0x3000, 5) == b"first"
-            assert second.memory.read(0x3000, 5) == third.memory.read(0x3000, 5) == bytes(5)
-        assert machine.run(timeout=60).reason == "halt"
-        assert machine.console.output == wanted[0]
-
-
-def test_a_copy_calls_the_same_functions_and_has_the_same_rom(machine):
-    m = machine("e610 e411 f4")  # out 0x10, al; in al, 0x11; hlt
-    seen = []
-    m.on_out(0x10)(lambda value, size: seen.append(value))
-    m.on_in(0x11)(lambda size: 0x5A)
-    m.memory.add_rom(0xF_0000_0000, b"rom", "a rom")
-    m.regs.rax = 7
-    with m.fork() as copy:
-        assert copy.run(timeout=60).reason == "halt"
-        assert copy.regs.rax & 0xFF == 0x5A
-        assert copy.memory.read(0xF_0000_0000, 4) == b"rom\xff"
-    assert seen == [7]
+# -- returns --------------------------------------------------------------------------------
 
 
 # again: inc byte [0x5000]; mov al, [0x5000]; out 0x10, al; mov [0x8000], al; jmp again

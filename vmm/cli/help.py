@@ -385,4 +385,5 @@ disks is refused unless you say --trust.
 examples:
   vmm restore before.snap
   vmm restore before.snap --tui --disks shared
+  vmm restore before.snap --net tap=tap1 --new-identity    beside one that runs already
 """

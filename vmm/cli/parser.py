@@ -163,6 +163,25 @@ def _add_restore(commands: argparse._SubParsersAction[_Parser]) -> None:
         "(default), or the files'",
     )
     restore.add_argument(
+        "--net",
+        metavar="user|tap=NAME[,KEY=VALUE...]",
+        action="append",
+        default=[],
+        help="where the cable of a network card leads now, in the words of 'vmm run --net'; once "
+        "for each card, in their order",
+    )
+    restore.add_argument(
+        "--vsock",
+        metavar="CID[,unix=PATH]",
+        help="the guest's address for sockets now",
+    )
+    restore.add_argument(
+        "--new-identity",
+        action="store_true",
+        help="draw MAC addresses and serial numbers of disks anew, so that the machine can be told "
+        "from others of the same snapshot",
+    )
+    restore.add_argument(
         "--trust",
         action="store_true",
         help="use what the snapshot names of this host: devices (Python files, which are run), "

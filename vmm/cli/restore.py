@@ -29,6 +29,9 @@ def _restore(options: Options, outlet: Outlet) -> Machine:
         console=outlet.write,
         terminal=os.isatty(1),
         disks=options.disks,
+        net=options.net or None,
+        vsock=options.vsock,
+        new_identity=options.new_identity,
         trust=options.trust,
         trace=options.trace or True,
     )

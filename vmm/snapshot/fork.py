@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vmm.bus import FunctionPort
 from vmm.config import MachineConfig
 from vmm.snapshot.capture import held, take_state
+from vmm.snapshot.identities import own_settings
 from vmm.snapshot.put import put_state
 from vmm.snapshot.ram import MemoryImage, freeze, image_regions
 
@@ -17,9 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["fork"]
 
 
-def fork(machine: Machine) -> Machine:
+def fork(
+    machine: Machine,
+    *,
+    net: Sequence[str] | None = None,
+    vsock: str | None = None,
+    new_identity: bool = False,
+) -> Machine:
     """Make a copy of a machine (`Machine.fork`)."""
-    settings = machine.settings
+    settings = own_settings(machine.settings, net=net, vsock=vsock, new_identity=new_identity)
     config: dict[str, Any] = {name: settings[name] for name in MachineConfig._fields}
     with held(machine):
         memory = machine.memory
@@ -31,7 +40,7 @@ def fork(machine: Machine) -> Machine:
         try:
             for gpa, data, what in roms:
                 child.memory.add_rom(gpa, data, what)
-            put_state(child, state, machine.furnish, None)
+            put_state(child, state, machine.furnish, None, settings)
             _share_functions(machine, child)
         except BaseException:
             child.close()

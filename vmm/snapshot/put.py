@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["put_others", "put_state"]
 
 
-def put_state(machine: Machine, snapshot: Snapshot, furnish: Furnish | None, sink: Sink) -> None:
+def put_state(
+    machine: Machine,
+    snapshot: Snapshot,
+    furnish: Furnish | None,
+    sink: Sink,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     """Make a new machine of the same configuration what the snapshot was taken of.
 
     Args:
@@ -30,6 +36,7 @@ def put_state(machine: Machine, snapshot: Snapshot, furnish: Furnish | None, sin
         snapshot: the state.
         furnish: gives a machine its devices; None where it had none but the program's own.
         sink: gets the guest's output.
+        settings: what the machine is furnished by; those of the snapshot unless given.
 
     Raises:
         SnapshotError: some of the state does not fit here.
@@ -37,7 +44,7 @@ def put_state(machine: Machine, snapshot: Snapshot, furnish: Furnish | None, sin
     if snapshot.image.fd < 0:
         raise SnapshotError("the snapshot is closed: its memory is gone")
     machine.complete = False
-    machine.settings = dict(snapshot.settings)
+    machine.settings = dict(snapshot.settings if settings is None else settings)
     machine.furnish = furnish
     machine.saved_states.update({name: dict(state) for name, state in snapshot.devices.items()})
     # Devices find their lines as they held them, so that none is driven a second time.

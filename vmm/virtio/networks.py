@@ -46,7 +46,10 @@ def add_net(machine: Machine, text: str, *, number: int = 0, name: str = "") -> 
         card: VirtioDevice | None = None
         if isinstance(link, Tap) and options.vhost is not False and options.rate is None:
             card = _hand_over(link, mac, options)
-        return machine.add_virtio(card or _Card(machine, link, mac, options.rate))
+        place = machine.add_virtio(card or _Card(machine, link, mac, options.rate))
+        if options.mac is not None:
+            _readdress(place.device, mac)
+        return place
     except BaseException:
         link.close()
         raise
@@ -60,6 +63,14 @@ def _hand_over(tap: Tap, mac: bytes, options: NetOptions) -> VirtioDevice | None
         if options.vhost:
             raise ConfigError(f"--net tap={tap.name},vhost=on: {error}") from None
         return None
+
+
+def _readdress(card: VirtioDevice, mac: bytes) -> None:
+    """A card that took a saved state took its address along; what the option says is more."""
+    given = {f"mac{n}": byte for n, byte in enumerate(mac)}
+    if card.transport is not None and not given.items() <= card.values.items():
+        card.values |= given
+        card.transport.config_changed()
 
 
 class _Card(Net):
