@@ -47,7 +47,17 @@ _ALWAYS = frozenset({"hypervisor", "ht"})
 """Shown by us whatever KVM reports: KVM leaves the one out and copies the other from the host."""
 
 
-_NEEDS_LAPIC = frozenset({"x2apic", "tsc_deadline_timer"})
+_NEEDS_LAPIC = frozenset({
+    *("x2apic", "tsc_deadline_timer"),
+    # What KVM does for its guests through their local APIC: without one, the MSR of asynchronous
+    # page faults is #GP to a guest that believes in them.
+    *("kvm_asyncpf", "kvm_asyncpf_vmexit", "kvm_asyncpf_int", "kvm_pv_eoi", "kvm_pv_unhalt"),
+    *("kvm_pv_ipi", "kvm_pv_sched_yield"),
+})  # fmt: skip
+"""Shown only where KVM emulates a local APIC, which it cannot know when it is asked."""
+
+_CACHES = (4, 0x8000_001D)
+"""The leaves of caches, Intel's and AMD's, with the same layout of EAX."""
 
 
 class FeatureMask(Record):
@@ -185,9 +195,12 @@ def _number(table: _Table, index: int, cpus: int) -> None:
         ebx = one.ebx & 0xFFFF | min(cpus, 255) << 16 | (index & 0xFF) << 24
         table[1, 0] = one._replace(ebx=ebx)
     for (function, subleaf), entry in list(table.items()):
-        if function == 4 and entry.eax & 0x1F:
-            # Cores in the package, less one; caches are not shared between threads.
-            eax = entry.eax & 0x3FFF | min(cpus - 1, 63) << 26
+        if function in _CACHES and entry.eax & 0x1F:
+            # A core's own up to the second level, all cores' from the third on. EAX has how many
+            # share it in bits 14 to 25, and Intel's the cores of the package from bit 26: less one.
+            sharing = min(cpus - 1, 0xFFF) if entry.eax >> 5 & 7 >= 3 else 0
+            cores = min(cpus - 1, 63) if function == 4 else 0
+            eax = entry.eax & 0x3FFF | sharing << 14 | cores << 26
             table[function, subleaf] = entry._replace(eax=eax)
     _extended_topology(table, index, cpus, width)
     zero = table.get((0, 0))

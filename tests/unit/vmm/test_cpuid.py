@@ -32,16 +32,21 @@ HOST = [
         edx=HT | FPU | MMX | SSE | SSE2,
     ),
     CpuidEntry(4, 0, SUBLEAF, eax=0x1C00_4121, ebx=0x01C0_003F),
-    CpuidEntry(4, 1, SUBLEAF),
+    CpuidEntry(4, 1, SUBLEAF, eax=0x1C03_C163),
+    CpuidEntry(4, 2, SUBLEAF),
     CpuidEntry(7, 0, SUBLEAF, ebx=AVX2 | FSGSBASE, ecx=PKU | OSPKE),
     CpuidEntry(0xB, 0, SUBLEAF, eax=1, ebx=2, ecx=0x100, edx=0x23),
     CpuidEntry(0xD, 0, SUBLEAF, eax=0x207, ebx=0x340, ecx=0x988),
     CpuidEntry(0xD, 1, SUBLEAF, eax=0xF),
     CpuidEntry(0xD, 2, SUBLEAF, eax=0x100, ebx=0x240),
     CpuidEntry(0xD, 9, SUBLEAF, eax=8, ebx=0x980),
+    CpuidEntry(0x4000_0001, eax=0x0100_7EFB),
     CpuidEntry(0x8000_0001, edx=LM | NX | FPU | MMX, ecx=1 << 2),
     CpuidEntry(0x8000_0008, eax=0x3030, ecx=0x7001),
     CpuidEntry(0x8000_000A, eax=1, edx=0x3),
+    CpuidEntry(0x8000_001D, 0, SUBLEAF, eax=0x0000_4121, ebx=0x01C0_003F),
+    CpuidEntry(0x8000_001D, 1, SUBLEAF, eax=0x0003_C163, ebx=0x03C0_003F),
+    CpuidEntry(0x8000_001D, 2, SUBLEAF),
     CpuidEntry(0x8000_001E, eax=0x23, ebx=0x111, ecx=1),
 ]
 
@@ -236,6 +241,10 @@ def test_without_a_local_apic_nothing_that_needs_one() -> None:
     (one,) = [e for e in filter_cpuid(HOST, lapic=False) if e.function == 1]
     assert not one.ecx & (X2APIC | DEADLINE)
     assert made()[1, 0].ecx & (X2APIC | DEADLINE) == X2APIC | DEADLINE
+    without = {e.function: e for e in filter_cpuid(HOST, lapic=False)}
+    assert made()[0x4000_0001, 0].eax == 0x0100_7EFB
+    # clock, I/O delay, steal time, TLB flush and polling remain
+    assert without[0x4000_0001].eax == 0x0100_122B
     with pytest.raises(ConfigError, match=r"\+x2apic: needs a local APIC"):
         filter_cpuid(HOST, parse_features("+x2apic"), lapic=False)
 
@@ -255,7 +264,7 @@ def test_the_third_of_six_processors() -> None:
     assert table[1, 0].edx & HT
     assert table[4, 0].eax >> 26 == 5
     assert table[4, 0].ebx == 0x01C0_003F
-    assert table[4, 1].eax == 0
+    assert table[4, 2].eax == 0
     levels = [table[0xB, level] for level in range(3)]
     assert [e.edx for e in levels] == [2, 2, 2]
     assert [e.eax for e in levels] == [0, 3, 0]  # 6 cores need 3 bits
@@ -265,6 +274,19 @@ def test_the_third_of_six_processors() -> None:
     assert (0x1F, 0) not in table
     assert table[0x8000_0008, 0].ecx == 5 | 3 << 12
     assert table[0x8000_001E, 0].eax == 2
+
+
+@pytest.mark.parametrize("leaf", [4, 0x8000_001D])
+def test_who_shares_a_cache(leaf: int) -> None:
+    """EAX bits 14 to 25: the processors that share it, less one."""
+
+    def sharing(cpus: int) -> list[int]:
+        table = made(cpus=cpus)
+        return [table[leaf, subleaf].eax >> 14 & 0xFFF for subleaf in range(3)]
+
+    assert sharing(1) == [0, 0, 0]
+    assert sharing(6) == [0, 5, 0]  # the third level is all cores'; nothing is said of no cache
+    assert made(cpus=6)[0x8000_001D, 1].eax == 0x0001_4163
 
 
 def test_many_processors_do_not_overflow() -> None:
