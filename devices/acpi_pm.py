@@ -74,6 +74,7 @@ REGISTERS = RegisterTable(PM1_STS, PM1_EN, PM1_CNT, PM_TMR)
 TMR_STS = PM1_STS.mask("TMR_STS")
 PWRBTN_STS = PM1_STS.mask("PWRBTN_STS")
 TMR_EN = PM1_EN.mask("TMR_EN")
+PWRBTN_EN = PM1_EN.mask("PWRBTN_EN")
 SLP_EN = PM1_CNT.mask("SLP_EN")
 
 
@@ -121,6 +122,11 @@ class AcpiPm(RegisterDevice):
         self._on_schedule = on_schedule
         self._origin_ns = clock() if since_ns is None else since_ns
         self._halves = 0
+
+    @property
+    def listens(self) -> bool:
+        """Whether the guest has enabled the button's event."""
+        return bool(self.values["PM1_EN"] & PWRBTN_EN)
 
     def press_power_button(self) -> None:
         """Press the button: a guest that listens shuts itself down."""

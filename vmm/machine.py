@@ -359,6 +359,13 @@ class Machine(MachineDevices, MachineHolds, MachineLooks, MachineStates):
         self._open()
         return self._runs.step(vcpu)
 
+    def press_power_button(self) -> bool:
+        """Press the power button, where the guest listens to it (ACPI's PWRBTN_EN), so that it
+        shuts itself down; returns whether it listens."""
+        from vmm.power import press_power_button
+
+        return press_power_button(self)
+
     def stop(self) -> None:
         """End the run in progress, from any thread; it returns with the reason "stopped"."""
         self._control.state.end(Ending("stopped"))

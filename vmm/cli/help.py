@@ -14,6 +14,7 @@ __all__ = [
     "GDB_EPILOG",
     "IMAGE_DESCRIPTION",
     "IMAGE_EPILOG",
+    "KILL_DESCRIPTION",
     "PAUSE_DESCRIPTION",
     "PAYLOADS_DESCRIPTION",
     "PAYLOADS_EPILOG",
@@ -300,7 +301,18 @@ examples:
 
 RESUME_DESCRIPTION = "Let a machine that is held go on."
 
-STOP_DESCRIPTION = "End a machine's run, and wait until it has ended. Its status is then 130."
+STOP_DESCRIPTION = """\
+Have a guest shut itself down, and wait until it has: the power button of its machine is pressed. A
+guest that does not listen to the button (few do but operating systems), or that is paused, is ended
+at once as by 'vmm kill', and so is one that is not down when the time is up.
+
+The status of 'vmm run' is 0 where the guest powered the machine off, and 130 where it was ended.
+"""
+
+KILL_DESCRIPTION = """\
+End a machine's run at once, as if the power had failed, and wait until it has ended. The status of
+its 'vmm run' is then 130.
+"""
 
 IMAGE_DESCRIPTION = """\
 Make a small disk with Debian on it, its kernel and initramfs (FILE's name with .vmlinuz and

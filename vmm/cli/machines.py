@@ -1,4 +1,4 @@
-"""`vmm ps`, `pause`, `resume`, `stop`: the machines of this user that run."""
+"""`vmm ps`, `pause`, `resume`, `stop`, `kill`: the machines of this user that run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import os
 import time
 from typing import Any
 
+from vmm.cli.messages import say
 from vmm.cli.options import Options
+from vmm.cli.progress import Progress
 from vmm.control.client import Client
 from vmm.control.protocol import ControlError
 from vmm.control.registry import names
 
-__all__ = ["pause", "ps", "resume", "snapshot", "stop"]
+__all__ = ["kill", "pause", "ps", "resume", "snapshot", "stop"]
 
 _HEADINGS = ("NAME", "PID", "PHASE", "IMAGE", "VCPUS", "MEMORY", "UPTIME", "EXITS", "EXITS/S")
 _RIGHT = frozenset({"PID", "VCPUS", "MEMORY", "UPTIME", "EXITS", "EXITS/S"})
@@ -76,25 +78,58 @@ def resume(options: Options) -> int:
 
 
 def stop(options: Options) -> int:
-    """End a machine's run, and wait until it has ended.
+    """Have a guest shut itself down, or end its run, and wait until it has ended.
 
     Raises:
         ControlError: it did not end.
     """
     with Client.connect(options.name) as client:
-        client.call("stop")
-        end = time.monotonic() + _STOP_PATIENCE_S
-        while time.monotonic() < end:
-            try:
-                if client.call("explanation"):
+        # A guest that is held cannot do anything, and whoever holds it has a reason.
+        held = client.call("info")["phase"] == "paused"
+        if not held and client.call("press_power_button")["listens"]:
+            with Progress(client.name) as progress:
+                progress.say("the power button is pressed; the guest shuts itself down")
+                if _has_ended(client, options.timeout):
                     return 0
-            except ControlError:
-                return 0  # gone
-            time.sleep(_LOOK_AGAIN_S)
+            say(
+                f"{client.name}: the guest has not shut itself down within {options.timeout:g} s "
+                "of its power button being pressed; it is ended"
+            )
+        return _end(client)
+
+
+def kill(options: Options) -> int:
+    """End a machine's run at once, and wait until it has ended.
+
+    Raises:
+        ControlError: it did not end.
+    """
+    with Client.connect(options.name) as client:
+        return _end(client)
+
+
+def _end(client: Client) -> int:
+    with contextlib.suppress(ControlError):  # it has ended meanwhile
+        client.call("stop")
+    if not _has_ended(client, _STOP_PATIENCE_S):
         raise ControlError(
             f"{client.name} has not ended within {_STOP_PATIENCE_S:g} s: its process is "
             f"{client.pid}"
         )
+    return 0
+
+
+def _has_ended(client: Client, patience_s: float) -> bool:
+    """Wait until the run has ended or the time is up."""
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        try:
+            if client.call("explanation"):
+                return True
+        except ControlError:
+            return True  # gone
+        time.sleep(_LOOK_AGAIN_S)
+    return False
 
 
 def _pause_at(client: Client, condition: str) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "main"]
 
-_HOMES = dict.fromkeys(("ps", "pause", "resume", "snapshot", "stop"), "machines")
+_HOMES = dict.fromkeys(("kill", "pause", "ps", "resume", "snapshot", "stop"), "machines")
 """The modules of commands that are not called as they are."""
 
 

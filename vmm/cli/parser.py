@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "build_parser", "parse"]
 
 COMMANDS = (
-    *("run", "restore", "trace", "top", "ps", "console", "stat", "pause", "resume", "stop"),
+    *("run", "restore", "trace", "top", "ps", "console", "stat", "pause", "resume", "stop", "kill"),
     *("balloon", "snapshot", "gdb", "replay", "image", "doctor", "payloads"),
 )
 TRACE_COMMANDS = ("summary", "show", "export", "diff", "plot")
@@ -269,13 +269,22 @@ def _add_machines(commands: argparse._SubParsersAction[_Parser]) -> None:
     for name, summary, description in (
         ("pause", "hold a machine between two instructions", texts.PAUSE_DESCRIPTION),
         ("resume", "let a machine that is held go on", texts.RESUME_DESCRIPTION),
-        ("stop", "end a machine's run", texts.STOP_DESCRIPTION),
+        ("stop", "have a guest shut itself down, or end it", texts.STOP_DESCRIPTION),
+        ("kill", "end a machine's run at once", texts.KILL_DESCRIPTION),
     ):
         epilog = texts.PAUSE_EPILOG if name == "pause" else ""
         one = _add(commands, name, "[NAME]", summary, description, epilog)
         one.add_argument("name", metavar="NAME", nargs="?", help=texts.WHICH_MACHINE)
         if name == "pause":
             one.add_argument("--at", metavar="CONDITION", help=texts.PAUSE_AT)
+        if name == "stop":
+            one.add_argument(
+                "--timeout",
+                metavar="SECONDS",
+                type=seconds("--timeout"),
+                default=60.0,
+                help="how long the guest may take (default: 60)",
+            )
     balloon = _add(
         *(commands, "balloon", "NAME [SIZE]", "memory that a guest gives back"),
         *(texts.BALLOON_DESCRIPTION, texts.BALLOON_EPILOG),

@@ -190,6 +190,10 @@ class Operations:
         self._machine.stop()
         return {}
 
+    def op_press_power_button(self) -> dict[str, Any]:
+        """Press the power button, where the guest listens to it, and tell whether it does."""
+        return {"listens": self._machine.press_power_button()}
+
     def op_mark(self, text: str = "") -> dict[str, Any]:
         """Note a moment in the trace; returns its number."""
         self._marks += 1

@@ -87,6 +87,15 @@ class TestPowerButton:
         assert not machine.sci
         assert machine.pm.read(STS, 2) == 0
 
+    def test_whether_a_guest_listens(self, machine):
+        assert not machine.pm.listens
+        machine.pm.write(EN, 2, 0xFFFF & ~PWRBTN_BIT)
+        assert not machine.pm.listens
+        machine.pm.write(EN, 2, PWRBTN_BIT)
+        assert machine.pm.listens
+        machine.pm.reset()
+        assert not machine.pm.listens
+
     def test_enabling_it_later_is_not_too_late(self, machine):
         machine.pm.press_power_button()
         assert not machine.sci
