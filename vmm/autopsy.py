@@ -173,7 +173,7 @@ class Autopsy:
 
     def _notes(self) -> list[str]:
         machine = self.machine
-        notes = [] if machine.bios is None else list(machine.bios.notes)
+        notes = [*machine.notes, *(() if machine.bios is None else machine.bios.notes)]
         if machine.started is not None:
             start = machine.started
             notes.append(f"the guest was started at {start.entry:#x} in {start.mode} mode")

@@ -1,4 +1,4 @@
-"""What of the host helps virtio devices along: the kernel's vhost, taps, and two programs.
+"""What of the host helps virtio devices along: the kernel's vhost, taps, and three programs.
 
 Nothing of it is needed: whatever is missing is a note, with what takes its place.
 """
@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 
 from vmm.findings import Finding, Host
+from vmm.host.storage_daemon import NAME as DAEMON
 from vmm.host.virtiofsd import PLACES
 
 __all__ = ["devices"]
@@ -41,6 +42,8 @@ def devices(host: Host) -> Iterator[Finding]:
     found = host.which("virtiofsd") or next((p for p in PLACES if os.access(p, os.X_OK)), None)
     package = "sudo apt-get install virtiofsd (Debian 12, Ubuntu 22.04: qemu-system-common)"
     yield _program(found, "virtiofsd", "--share DIR", package)
+    package = "sudo apt-get install qemu-utils (Debian 12, Ubuntu 22.04: qemu-system-common)"
+    yield _program(host.which(DAEMON), DAEMON, "--disk FILE.qcow2", package)
 
 
 def _program(path: str | None, name: str, use: str, fix: str) -> Finding:

@@ -96,8 +96,8 @@ def boot(
         load_addr, entry, cpl: for flat images: where to put it, where to enter, at what level.
         boot_drive: the number of a boot sector's drive; None: by the image's size.
         disks: "FILE", "FILE:ro" or "FILE:cow": more disks for a boot sector's BIOS services;
-            virtio disks for everything else, which take ",serial=TEXT", ",queues=N", ",iops=N"
-            and ",bps=SIZE" behind that.
+            virtio disks for everything else, with ",format=qcow2" and other words behind that, or
+            "vhost-user=SOCKET" (`vmm.virtio.disk_options`).
         rng: a virtio entropy source; None: yes for Linux.
         virtio_console: a virtio console (hvc0) beside COM1.
         strict: an access that no device claims ends the run.

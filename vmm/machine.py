@@ -30,6 +30,7 @@ from vmm.machine_runs import MachineRuns
 from vmm.machine_states import MachineStates
 from vmm.machine_trace import connect_trace
 from vmm.memory import GuestMemory
+from vmm.notes import Notes
 from vmm.result import RunResult
 from vmm.run import RunControl
 from vmm.trace.trace import Trace
@@ -118,6 +119,8 @@ class Machine(MachineDevices, MachineHolds, MachineLooks, MachineStates):
         self.pausables: list[Pausable] = []
         """What works beside the vCPUs, and stands still while the machine's state is taken or
         put."""
+        self.notes = Notes()
+        """What befell the machine that no exit tells."""
         self.complete = True
         """Not while a snapshot is being put into the machine: its parts do not fit together yet."""
         self.virtio: list[VirtioPlace] = []

@@ -26,6 +26,7 @@ class Playing:
     features = VERSION_1
     queue_sizes: tuple[int, ...] = (64,)
     served: Sequence[int] = (0,)
+    hangup_fd = -1
 
     def __init__(self) -> None:
         self.told: list[str] = []

@@ -180,6 +180,8 @@ def _as_text(key: str, option: RunOption, value: object) -> str:
 
 def _placed(option: RunOption, text: str, folder: str) -> str:
     """A value with the name of a file in it, which is relative to `folder`."""
+    if option.dest == "disk" and text.startswith("vhost-user="):
+        return "vhost-user=" + os.path.join(folder, text.removeprefix("vhost-user="))
     if option.names_file:
         word = text in ("", "-", *option.takes.split("|")[1:])
         if not word and not (option is _IMAGE and text.startswith(PAYLOAD_PREFIX)):

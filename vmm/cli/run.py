@@ -112,6 +112,7 @@ def _run_once(
     """Run one machine to its end; returns the exit status, or None: it is to be started again."""
     outlet = Outlet()
     machine = make(options, outlet)
+    machine.notes.takers.append(say)
     with ExitStack() as at_end:
         at_end.callback(say_trace, machine, debug=options.debug)
         at_end.enter_context(machine)

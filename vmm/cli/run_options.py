@@ -92,7 +92,9 @@ RUN_OPTIONS = (
         "machine",
         "a disk: for the BIOS services of a boot sector, after the image itself, for all else a "
         "virtio disk; ro: read-only, cow: what is written is thrown away at the end; a virtio disk "
-        "takes serial=TEXT, queues=N, iops=N and bps=SIZE; may be given more than once",
+        "takes serial=TEXT, queues=N, iops=N, bps=SIZE and format= (raw, or qcow2, vmdk, vdi, vhdx "
+        "and others, which qemu-storage-daemon serves); 'vhost-user=SOCKET[,readonly]' is a disk "
+        "that you have served; may be given more than once",
         takes="FILE[:ro|:cow][,KEY=VALUE...]",
         repeated=True,
     ),

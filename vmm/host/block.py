@@ -15,71 +15,19 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from vmm.errors import ConfigError
 from vmm.host.disk import SECTOR_SIZE, DiskAccess, DiskImage
-from vmm.host.drives import parse_disk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from devices.token_bucket import RateLimit
-
-__all__ = ["BlockFile", "DiskSpec"]
+__all__ = ["BlockFile"]
 
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10
 _CANNOT = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
 """What a file says whose file system cannot do it."""
 _ZEROS = bytes(1 << 20)
 _SERIAL_SIZE = 20
-
-
-class DiskSpec:
-    """What the text of a virtio disk says: `FILE[:ro|:cow|:rw][,serial=TEXT][,queues=N]`,
-    `[,iops=N][,bps=SIZE]`.
-
-    Raises:
-        ConfigError: it says something else.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.serial = ""
-        self.queues = 1
-        self.iops = self.bps = 0
-        """Requests and bytes a second at most; 0: any."""
-        rest = text
-        while True:
-            before, comma, last = rest.rpartition(",")
-            key, equals, value = last.partition("=")
-            if not (comma and equals and key in ("serial", "queues", "iops", "bps")):
-                break
-            self._set(text, key, value)
-            rest = before
-        self.path, self.access = parse_disk(rest)
-
-    def limit(self) -> RateLimit | None:
-        """The rate limit that it asks for."""
-        if not self.iops and not self.bps:
-            return None
-        from devices.token_bucket import RateLimit, TokenBucket
-
-        return RateLimit(
-            TokenBucket(self.iops) if self.iops else None,
-            TokenBucket(self.bps) if self.bps else None,
-        )
-
-    def _set(self, text: str, key: str, value: str) -> None:
-        if key == "serial":
-            if not value.isascii() or not value.isprintable() or len(value) > _SERIAL_SIZE:
-                raise ConfigError(f"{text}: a serial number is up to {_SERIAL_SIZE} characters")
-            self.serial = value
-            return
-        from vmm.layout import parse_size
-
-        number = parse_size(value, what=f"{text}: {key}")
-        if number < 1 or (key == "queues" and number > 64):
-            raise ConfigError(f"{text}: {key} is at least 1" + (", at most 64" * (key == "queues")))
-        setattr(self, key, number)
 
 
 class BlockFile(DiskImage):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vmm.errors import ConfigError
 from vmm.host.disk import DiskAccess, DiskImage
+from vmm.host.disk_formats import image_format
 
 __all__ = ["open_drives", "parse_disk"]
 
@@ -51,6 +52,9 @@ def open_drives(
             raise ConfigError(f"{len(others)} disks: the BIOS has numbers for {len(free)} more")
         for text, drive in zip(others, free, strict=False):
             path, chosen = parse_disk(text)
+            found = image_format(path)
+            if found != "raw":
+                raise ConfigError(f"{path}: a {found} image; BIOS services read raw images only")
             if private and chosen == "writable":
                 chosen = "private"
             drives[drive] = DiskImage(path, access=chosen)

@@ -13,6 +13,8 @@ Spec: QEMU, docs/interop/vhost-user.rst.
 from __future__ import annotations
 
 import array
+import contextlib
+import select
 import socket
 import struct
 from collections.abc import Iterable
@@ -196,6 +198,16 @@ class VhostUser:
         """End the connection. May be called twice."""
         self._socket.close()
 
+    def fileno(self) -> int:
+        """The socket's descriptor, to be watched for the server's leaving (`gone`)."""
+        return self._socket.fileno()
+
+    def gone(self) -> bool:
+        """Whether the server has hung up, or says what it was not asked. Does not wait."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
     def _tell_fd(self, request: int, index: int, fd: int) -> None:
         number = index if fd >= 0 else index | _NO_FD
         self._tell(request, _U64.pack(number), [fd] if fd >= 0 else [])
@@ -254,11 +266,18 @@ class VhostUser:
         return got
 
     def _gone(self, request: int, error: OSError | None) -> VhostUserError:
+        self._hang_up()
         if isinstance(error, TimeoutError):
             waited = self._socket.gettimeout()
             return VhostUserError(f"{self.name}: no answer to {_NAMES[request]} in {waited:g} s")
         return VhostUserError(f"{self.name}: ended the connection at {_NAMES[request]}")
 
     def _broken(self, request: int) -> VhostUserError:
-        self.close()
+        self._hang_up()
         return VhostUserError(f"{self.name}: its answer to {_NAMES[request]} is none")
+
+    def _hang_up(self) -> None:
+        """Say no more and hear no more: what came late would be taken for the next answer. The
+        descriptor stays, for whoever watches it."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)

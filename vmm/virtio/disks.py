@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from devices.virtio.blk import Blk
 from vmm.errors import ConfigError
-from vmm.host.block import BlockFile, DiskSpec
+from vmm.host.block import BlockFile
+from vmm.virtio.disk_options import DiskSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def add_plain_devices(
         ConfigError: a disk cannot be had.
     """
     for text in () if settings["bios"] else settings["disks"]:
-        add_disk(machine, os.path.join(folder, text), private=private)
+        add_disk(machine, text, private=private, folder=folder)
     if settings.get("rng"):
         from devices.virtio.rng import Rng
 
@@ -49,19 +50,26 @@ def add_plain_devices(
         add_console(machine, terminal=terminal)
 
 
-def add_disk(machine: Machine, text: str, *, private: bool = False) -> VirtioPlace:
+def add_disk(
+    machine: Machine, text: str, *, private: bool = False, folder: str = ""
+) -> VirtioPlace:
     """Give a machine a virtio disk; the first is /dev/vda to Linux.
 
     Args:
         machine: whose.
-        text: what stands behind `--disk` (`vmm.host.block.DiskSpec`).
+        text: what stands behind `--disk` (`vmm.virtio.disk_options`).
         private: what the guest writes is kept for this machine only, also where the text says
             that it goes to the file.
+        folder: what a relative name is relative to; the current one unless given.
 
     Raises:
         ConfigError: the text says nothing, or the file cannot be had.
     """
-    spec = DiskSpec(text)
+    spec = DiskSpec(text).within(folder)
+    if spec.socket or spec.found_format() != "raw":
+        from vmm.virtio.served_disks import add_served_disk
+
+        return add_served_disk(machine, spec)
     limit = spec.limit()
     access = "private" if private and spec.access == "writable" else spec.access
     disk = BlockFile(spec.path, access=access, serial=spec.serial)

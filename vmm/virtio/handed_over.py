@@ -43,6 +43,11 @@ if TYPE_CHECKING:
         queue_sizes: tuple[int, ...]
         served: Sequence[int]
         """The queues that it takes; others are left to the device."""
+        hangup_fd: int
+        """Readable once it may be `gone`; -1: it stays."""
+
+        def gone(self) -> bool:
+            """Whether it serves no more."""
 
         def share(self, memory: GuestMemory) -> None:
             """Let it reach the guest's memory."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from devices.registers import Register, RegisterTable
-from devices.virtio import net
+from devices.virtio import blk, net
+from devices.virtio.blk import Blk
 from devices.virtio.net import Net
 from devices.virtio.vsock import EVENT, F_STREAM, TRANSPORT_RESET, Vsock
+from vmm.errors import VmmError
 from vmm.virtio.handed_over import HandedOver
 
 TYPE_CHECKING = False
@@ -14,11 +16,17 @@ if TYPE_CHECKING:
     from devices.virtio.queue import Queue
     from vmm.virtio.servers import KernelNet, KernelVsock, UserServer
 
-__all__ = ["FS_QUEUES", "HandedFs", "HandedNet", "HandedVsock"]
+__all__ = ["FS_QUEUES", "HandedBlk", "HandedFs", "HandedNet", "HandedVsock"]
 
 FS_QUEUES = (128, 128)
 """The queue for what is urgent, and the one for requests."""
 _TAG_SIZE = 36
+_BLK_CONFIG_SIZE = 60
+"""Up to write_zeroes_may_unmap, with what pads it: every server has so much."""
+_BLK_FEATURES = (
+    *(blk.SEG_MAX, blk.RO, blk.BLK_SIZE, blk.FLUSH, blk.TOPOLOGY),
+    *(blk.CONFIG_WCE, blk.MQ, blk.DISCARD, blk.WRITE_ZEROES),
+)
 
 
 class HandedNet(HandedOver):
@@ -113,3 +121,42 @@ class HandedFs(HandedOver):
         if not 0 < len(name) <= _TAG_SIZE or "\0" in tag:
             raise ValueError(f"tag {tag!r}: 1 to {_TAG_SIZE} bytes")
         self.values |= {f"tag{n}": byte for n, byte in enumerate(name)}
+
+
+class HandedBlk(HandedOver):
+    """A disk that another process serves; what the driver may know of it, that says.
+
+    Args:
+        server: has as many queues as the driver gets.
+
+    Raises:
+        ConfigError: it serves no devices of virtio 1.
+        VhostUserError: it does not show its configuration.
+    """
+
+    device_id = Blk.device_id
+    name = "virtio-blk"
+    config = Blk.config
+
+    def __init__(self, server: UserServer) -> None:
+        # Not SIZE_MAX: qemu-storage-daemon offers it with a size of 0.
+        super().__init__(server, passed=sum(_BLK_FEATURES))
+        self._served = server
+        space = server.config(_BLK_CONFIG_SIZE)
+        for register in self.config:
+            at = register.offset
+            self.values[register.name] = int.from_bytes(space[at : at + register.size], "little")
+        self.values["num_queues"] = len(server.queue_sizes)
+
+    def write_config(self, name: str, value: int) -> None:
+        """Pass on what the driver chooses: how writes are cached, which is all that it may."""
+        super().write_config(name, value)
+        register = self.config[name]
+        if register.writable is None or not self._agreed & blk.CONFIG_WCE:
+            return
+        try:
+            data = self.values[name].to_bytes(register.size, "little")
+            self._served.set_config(register.offset, data)
+        except VmmError as error:
+            if self.transport is not None:
+                self.transport.break_down(f"{self.server.name}: {error}")

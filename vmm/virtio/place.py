@@ -68,6 +68,7 @@ class VirtioPlace:
         self._irq_fd = -1
         self._workers: list[QueueWorker] = []
         self._fds: list[int] = []
+        self._hangup_fd = -1
         self._closed = False
         queues = range(len(device.queue_sizes))
         if not self.eventfds:
@@ -104,6 +105,9 @@ class VirtioPlace:
                     machine.events.watch(fd, self._on_event(index, fd))
         if isinstance(device, HandedOver):
             device.connect(machine.memory, self._fds, self._irq_fd)
+            self._hangup_fd = device.server.hangup_fd
+            if self._hangup_fd >= 0:
+                machine.events.watch(self._hangup_fd, self._on_hangup)
 
     # -- standing still ---------------------------------------------------------------------
 
@@ -142,6 +146,7 @@ class VirtioPlace:
         if self._closed:
             return
         self._closed = True
+        self._machine.events.unwatch(self._hangup_fd)
         for worker in self._workers:
             worker.close()
         with self._lock:
@@ -185,6 +190,17 @@ class VirtioPlace:
                     os.eventfd_write(fd, 1)
 
         return serve
+
+    def _on_hangup(self) -> None:
+        """Whoever serves the queues may be gone: then nobody will, and the guest waits."""
+        device = self.device
+        with self._lock:
+            if self._closed or not isinstance(device, HandedOver) or not device.server.gone():
+                return
+            self._machine.events.unwatch(self._hangup_fd)
+            why = f"{device.server.name} has gone"
+            self.transport.break_down(why)
+        self._machine.notes.add(f"{self.name} serves no requests any more: {why}")
 
     def _serve_here(self, index: int) -> None:
         """Serve a queue on the vCPU's own thread, within its exit."""

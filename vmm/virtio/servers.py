@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 from collections.abc import Sequence
 
@@ -23,6 +25,12 @@ _LEAVING_S = 5
 
 class _Kernel:
     """What vhost's devices have in common."""
+
+    hangup_fd = -1
+
+    def gone(self) -> bool:
+        """It is the kernel, which stays."""
+        return False
 
     def __init__(self, vhost: Vhost) -> None:
         self.vhost = vhost
@@ -116,7 +124,8 @@ class UserServer:
     Args:
         connection: to it.
         queue_sizes: of the device type.
-        process: to be ended with it, where it was started for this.
+        process: to be ended with it, where it was started for this: by the end of its standard
+            input, or else by SIGTERM. It leads a process group.
     """
 
     def __init__(
@@ -127,16 +136,24 @@ class UserServer:
     ) -> None:
         self.name = connection.name
         self.features = connection.features
-        self.queue_sizes = queue_sizes
-        self.served: Sequence[int] = range(len(queue_sizes))
+        self.have_queues(queue_sizes)
         self.set_features = connection.set_features
         self.set_vring = connection.set_vring
         self.set_vring_base = connection.set_vring_base
         self.set_kick = connection.set_kick
         self.set_call = connection.set_call
+        self.config = connection.config
+        self.set_config = connection.set_config
+        self.hangup_fd = connection.fileno()
+        self.gone = connection.gone
         self._connection = connection
         self._process = process
         self._bases: dict[int, int] = {}
+
+    def have_queues(self, sizes: tuple[int, ...]) -> None:
+        """Say how many queues there are, and how large; before there is a device."""
+        self.queue_sizes = sizes
+        self.served: Sequence[int] = range(len(sizes))
 
     def share(self, memory: GuestMemory) -> None:
         """Hand the guest's memory over.
@@ -168,10 +185,16 @@ class UserServer:
     def close(self) -> None:
         """Hang up, and see the process off."""
         self._connection.close()
-        if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.terminate()
-                self._process.wait(_LEAVING_S)
-            if self._process.poll() is None:
-                self._process.kill()
-                self._process.wait()
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        if process.stdin is not None:
+            process.stdin.close()
+        else:
+            process.terminate()
+        try:
+            process.wait(_LEAVING_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -23,6 +23,7 @@ def test_a_host_with_everything(tmp_path: Path) -> None:
         "/dev/vhost-vsock",
         "passt",
         "virtiofsd",
+        "qemu-storage-daemon",
     ]
     assert {(f.level, f.fix, f.value.split(":")[0]) for f in found} == {("ok", "", "there")}
 

@@ -90,6 +90,7 @@ def test_names_of_files_are_relative_to_the_file(config, tmp_path, monkeypatch):
     config(
         'image="k"\nmodule=["m a/b"]\ndevice=["d.py:D@pio:1"]\ntrace="/t"\njson="-"\n'
         'gdb="unix:g"\nappend="x/y"\nshare=["s,tag=t"]\nvsock="3,unix=v"\n'
+        'disk=["d.img:ro", "vhost-user=d.sock"]\n'
     )
     found = run_options("--config", str(tmp_path / "vm.toml"))
     assert found.image == str(tmp_path / "k")
@@ -99,6 +100,7 @@ def test_names_of_files_are_relative_to_the_file(config, tmp_path, monkeypatch):
     assert found.gdb == f"unix:{tmp_path / 'g'}"
     assert found.share == [f"{tmp_path / 's'},tag=t"]
     assert found.vsock == f"3,unix={tmp_path / 'v'}"
+    assert found.disk == [str(tmp_path / "d.img:ro"), f"vhost-user={tmp_path / 'd.sock'}"]
     monkeypatch.chdir(tmp_path)
     assert run_options("--config", "vm.toml").image == "k"
 

@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from vmm.errors import ConfigError
-from vmm.host.block import BlockFile, DiskSpec
+from vmm.host.block import BlockFile
 
 SECTORS = 40
 CONTENT = bytes(n >> 9 & 0xFF for n in range(SECTORS * 512))
@@ -128,37 +127,3 @@ def test_transfers_may_come_in_pieces(opened, monkeypatch, image):
 def test_the_serial_number(opened, image):
     assert opened().serial == b"disk.img"
     assert opened(serial="S-1").serial == b"S-1"
-
-
-@pytest.mark.parametrize(
-    ("text", "path", "access", "serial", "queues"),
-    [
-        ("a.img", "a.img", "writable", "", 1),
-        ("a.img:ro", "a.img", "read-only", "", 1),
-        ("a,b=c.img:cow,serial=one two,queues=4", "a,b=c.img", "private", "one two", 4),
-        ("/x/a.img,serial=", "/x/a.img", "writable", "", 1),
-    ],
-)
-def test_what_a_text_says(text, path, access, serial, queues):
-    spec = DiskSpec(text)
-    assert (spec.path, spec.access, spec.serial, spec.queues) == (path, access, serial, queues)
-    assert spec.limit() is None
-
-
-def test_a_text_with_limits():
-    spec = DiskSpec("a.img,iops=100,bps=2M")
-    assert (spec.iops, spec.bps) == (100, 2 << 20)
-    limit = spec.limit()
-    assert limit.wait_ns() == 0
-    limit.take(4 << 20)
-    assert limit.wait_ns() > 0
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["a,serial=ä", "a,serial=" + "x" * 21, "a,queues=0", "a,queues=65", "a,iops=no", "a,bps=0"],
-)
-def test_texts_that_cannot_be(text):
-    with pytest.raises(ConfigError) as caught:
-        DiskSpec(text)
-    assert "\n" not in str(caught.value)
