@@ -25,7 +25,6 @@ from devices.states import require, require_unsigned
 from devices.wiring import Clock, IrqLine, Signal, StateError, no_irq, no_signal
 
 TYPE_CHECKING = False
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import ClassVar
 

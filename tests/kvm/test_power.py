@@ -133,11 +133,17 @@ def test_a_guest_that_ignores_the_button_is_ended(running) -> None:
 
 
 @pytest.mark.command
-@pytest.mark.parametrize("command", ["stop", "kill"])
-def test_a_guest_that_does_not_listen_is_ended(running, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("stop", "vmm: guest: the guest does not listen to its power button; it is ended\n"),
+        ("kill", ""),
+    ],
+)
+def test_a_guest_that_does_not_listen_is_ended(running, command: str, said: str) -> None:
     process = running(DEAF, "D")
     done = vmm_command(command, "guest")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, said)
     assert process.wait(PATIENCE_S) == 130
 
 
@@ -146,7 +152,9 @@ def test_one_that_is_paused_is_not_waited_for(running) -> None:
     process = running(LISTENS + OFF, "L")
     with Client.connect("guest") as client:
         client.call("pause")
-    assert vmm_command("stop", "guest").returncode == 0
+    done = vmm_command("stop", "guest")
+    said = "vmm: guest: the guest is held and cannot shut itself down; it is ended\n"
+    assert (done.returncode, done.stderr) == (0, said)
     assert process.wait(PATIENCE_S) == 130
 
 

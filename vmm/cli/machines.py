@@ -12,7 +12,7 @@ from vmm.cli.messages import say
 from vmm.cli.options import Options
 from vmm.cli.progress import Progress
 from vmm.control.client import Client
-from vmm.control.protocol import ControlError
+from vmm.control.protocol import ControlError, GoneError
 from vmm.control.registry import names
 
 __all__ = ["kill", "pause", "ps", "resume", "snapshot", "stop"]
@@ -85,8 +85,11 @@ def stop(options: Options) -> int:
     """
     with Client.connect(options.name) as client:
         # A guest that is held cannot do anything, and whoever holds it has a reason.
-        held = client.call("info")["phase"] == "paused"
-        if not held and client.call("press_power_button")["listens"]:
+        if client.call("info")["phase"] == "paused":
+            say(f"{client.name}: the guest is held and cannot shut itself down; it is ended")
+        elif not client.call("press_power_button")["listens"]:
+            say(f"{client.name}: the guest does not listen to its power button; it is ended")
+        else:
             with Progress(client.name) as progress:
                 progress.say("the power button is pressed; the guest shuts itself down")
                 if _has_ended(client, options.timeout):
@@ -126,8 +129,10 @@ def _has_ended(client: Client, patience_s: float) -> bool:
         try:
             if client.call("explanation"):
                 return True
+        except GoneError:
+            return True
         except ControlError:
-            return True  # gone
+            pass  # it is busy, or about to go
         time.sleep(_LOOK_AGAIN_S)
     return False
 

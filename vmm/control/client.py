@@ -12,7 +12,7 @@ import os
 import socket
 from typing import Any
 
-from vmm.control.protocol import VERSION, ControlError, Lines, pack
+from vmm.control.protocol import VERSION, ControlError, GoneError, Lines, pack
 from vmm.control.registry import connect, pick
 
 __all__ = ["Client"]
@@ -72,7 +72,7 @@ class Client:
         except TimeoutError:
             raise ControlError(f"{self.name} does not answer within {timeout_s:g} s") from None
         except OSError:
-            raise ControlError(f"{self.name} is gone") from None
+            raise GoneError(f"{self.name} is gone") from None
         if "error" in answer:
             raise ControlError(str(answer["error"]))
         result: dict[str, Any] = answer.get("result", {})
@@ -122,6 +122,6 @@ class Client:
             data, fds, _, _ = socket.recv_fds(self._socket, _PIECE, 4)
             self._fds.extend(fds)
             if not data:
-                raise ControlError(f"{self.name} is gone")
+                raise GoneError(f"{self.name} is gone")
             self._messages += self._lines.feed(data)
         return self._messages.pop(0)

@@ -15,7 +15,16 @@ from typing import Any
 
 from vmm.errors import VmmError
 
-__all__ = ["LONGEST_LINE", "VERSION", "ControlError", "Lines", "from_text", "pack", "to_text"]
+__all__ = [
+    "LONGEST_LINE",
+    "VERSION",
+    "ControlError",
+    "GoneError",
+    "Lines",
+    "from_text",
+    "pack",
+    "to_text",
+]
 
 VERSION = 1
 
@@ -25,6 +34,10 @@ LONGEST_LINE = 8 << 20
 
 class ControlError(VmmError):
     """A machine cannot be reached, or will not do what it was asked."""
+
+
+class GoneError(ControlError):
+    """A machine that was reached has closed the connection."""
 
 
 def pack(message: dict[str, Any]) -> bytes:
