@@ -96,6 +96,9 @@ def test_a_conversation_stops_the_guest_where_it_matches(vm_factory):
     assert console.expect("[A-Z]{2}")[0] == "AB"
     assert console.unread == ""
     assert console.expect("C")[0] == "C"
+    console.send("one two.")
+    assert console.expect(r"TWO\.")[0] == "TWO."
+    assert console.before == "ONE "
     console.send("dq")
     with pytest.raises(pytest.fail.Exception) as failure:
         console.expect("never")
@@ -113,7 +116,9 @@ def test_a_match_longer_than_what_is_searched_at_once_is_found_at_the_end(machin
     # mov cx, 6000; mov al, 'x'; again: out 0xE9, al; loop again; hlt
     vm = machine("b97017 b078 e6e9 e2fc f4")
     vm.on_out(0xE9)(lambda value, size: vm.console.write(bytes([value])))
-    assert len(VmConsole(vm).expect("x{5000,}")[0]) == 6000
+    console = VmConsole(vm)
+    assert len(console.expect("x{5000,}")[0]) == 6000
+    assert console.before == ""
 
 
 DYING = """

@@ -26,6 +26,8 @@ class VmConsole:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self.before = ""
+        """What the guest wrote between the last two matches."""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._unread: list[str] = []
         self._window = ""
@@ -53,7 +55,8 @@ class VmConsole:
         behind the instruction that wrote the last character of the match.
 
         Args:
-            pattern: a regular expression, which is searched for.
+            pattern: a regular expression, which is searched for with each character that comes:
+                one that begins with ".*" takes long. What is in front of a match is in `before`.
             timeout: seconds.
 
         Returns:
@@ -78,8 +81,14 @@ class VmConsole:
                     f"the console never matched {wanted.pattern!r}: {result.summary()}\n"
                     + (console_tail(unread, 10) or "(the guest wrote nothing more)")
                 )
-        self._unread = [unread[found.end() :]]
+        self._split(unread, found)
         return found
+
+    def _split(self, unread: str, found: re.Match[str]) -> None:
+        """A match was found: what is in front of it, and what has not been read yet."""
+        start = len(unread) - len(found.string)
+        self.before = unread[: start + found.start()]
+        self._unread = [unread[start + found.end() :]]
 
     def _run_until(self, wanted: re.Pattern[str], timeout: float) -> RunResult:
         self._wanted, self._found, self._window = wanted, None, self.unread[-_WINDOW:]
@@ -96,5 +105,5 @@ class VmConsole:
         self._window = self._window[-_WINDOW:] + text
         self._found = self._wanted.search(self._window)
         if self._found is not None:
-            self._unread = [self._window[self._found.end() :]]
+            self._split(self.unread, self._found)
             self.machine.stop()
