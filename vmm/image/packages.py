@@ -14,7 +14,7 @@ from pathlib import Path
 from vmm.lab.packages import KERNELS, Apt, Deb, parse_plan
 from vmm.lab.tools import LabError, run_tool
 
-__all__ = ["BASE", "Fetched", "Source", "fetch"]
+__all__ = ["BASE", "Fetched", "Source", "fetch", "sources_list"]
 
 BASE = (
     *("?essential", "usr-is-merged", "apt", "busybox-static", "e2fsprogs", "iproute2"),
@@ -47,17 +47,7 @@ class Fetched:
 
 
 class _Apt(Apt):
-    """apt with sources of its own, and what it would download from where."""
-
-    def __init__(self, state: Path, sources: str) -> None:
-        super().__init__(state, own_lists=True)
-        self._sources = sources
-        if sources:
-            (state / "sources.list").write_text(sources)
-            self._options += [
-                f"-oDir::Etc::sourcelist={state / 'sources.list'}",
-                "-oDir::Etc::sourceparts=/dev/null",
-            ]
+    """apt that tells what it would download from where."""
 
     def resolve(self, names: Sequence[str]) -> tuple[list[Deb], list[str]]:
         """The packages that `names` come to, and the archives that they are in."""
@@ -71,8 +61,8 @@ def fetch(extra: Sequence[str], source: Source, cache: Path) -> Fetched:
     Raises:
         LabError: apt knows no such package or release, or cannot download it.
     """
-    sources = _sources(source)
-    apt = _Apt(cache / f"apt-{source.release or 'host'}", sources)
+    sources = sources_list(source)
+    apt = _Apt(cache / f"apt-{source.release or 'host'}", own_lists=True, sources=sources)
     trouble = apt.update()
     try:
         debs, archives = apt.resolve([*BASE, *extra])
@@ -95,7 +85,12 @@ def _kernel(apt: _Apt) -> Deb:
     raise LabError(f"apt's sources for amd64 have none of the kernels {', '.join(KERNELS)}")
 
 
-def _sources(source: Source) -> str:
+def sources_list(source: Source) -> str:
+    """What a sources.list says of a source; nothing for this machine's own.
+
+    Raises:
+        LabError: a mirror is needed, and this machine's sources name none.
+    """
     if not source.release:
         return ""
     mirror = source.mirror or _own_mirror()

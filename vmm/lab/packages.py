@@ -50,15 +50,24 @@ def parse_plan(text: str) -> list[Deb]:
 
 
 class Apt:
-    """apt for an imaginary empty x86-64 system. `state` is a folder for its own files."""
+    """apt for an imaginary empty system.
 
-    def __init__(self, state: Path, *, own_lists: bool) -> None:
+    Args:
+        state: a folder for its own files.
+        own_lists: whether it has package lists of its own, and not this machine's.
+        sources: the text of a sources.list; this machine's sources where it is empty.
+        architecture: Debian's name of it.
+    """
+
+    def __init__(
+        self, state: Path, *, own_lists: bool, sources: str = "", architecture: str = "amd64"
+    ) -> None:
         state.mkdir(parents=True, exist_ok=True)
         status = state / "status"
         status.touch()
-        options = {
-            "APT::Architecture": "amd64",
-            "APT::Architectures": "amd64",
+        options: dict[str, str | Path] = {
+            "APT::Architecture": architecture,
+            "APT::Architectures": architecture,
             "APT::Install-Recommends": "false",
             # As root, apt would fetch as a user who may not write here.
             "APT::Sandbox::User": "root",
@@ -70,6 +79,10 @@ class Apt:
             (lists / "partial").mkdir(parents=True, exist_ok=True)
             options["Dir::State::lists"] = lists
             options["Acquire::Languages"] = "none"
+        if sources:
+            (state / "sources.list").write_text(sources)
+            options["Dir::Etc::sourcelist"] = state / "sources.list"
+            options["Dir::Etc::sourceparts"] = "/dev/null"
         (state / "cache" / "archives" / "partial").mkdir(parents=True, exist_ok=True)
         self._options = [f"-o{name}={value}" for name, value in options.items()]
 

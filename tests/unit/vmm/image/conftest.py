@@ -132,7 +132,8 @@ def archive(tmp_path: Path, deb: Deb, monkeypatch: pytest.MonkeyPatch) -> Callab
         (lists / "Packages").write_text("".join(stanzas))
         (lists / "Packages.gz").write_bytes(gzip.compress("".join(stanzas).encode()))
         monkeypatch.setattr(
-            "vmm.image.packages._sources", lambda s: f"deb [trusted=yes] copy:{root} test main\n"
+            "vmm.image.packages.sources_list",
+            lambda source: f"deb [trusted=yes] copy:{root} test main\n",
         )
 
     return ready
