@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 KVM    ?= auto
+GUESTS ?= tests/guest
 JUNIT  ?= junit.xml
 LAB_ARGS ?=
 BENCH_ARGS ?=
@@ -44,16 +45,30 @@ lab: $(VENV)/.base ## the KVM tests on an emulated AMD-V host (needs QEMU, no KV
 	$(BIN)/python -m vmm.lab --package seabios --package grub-common --package grub-pc-bin --package mtools --package gdb \
 		--silence 150 --retries 2 $(LAB_ARGS)
 
-lab-guests: $(VENV)/.base ## whole Linux guests, with disks and networks, on the emulated host
-	$(BIN)/python -m vmm.lab --package lz4 --package zstd --package e2fsprogs --package passt \
-		--package qemu-system-common --timeout 2400 --silence 300 --retries 1 $(LAB_ARGS) -- \
-		python3 -m pytest -q tests/guest --kvm=require --durations=10 --junitxml=/results/junit-guests.xml
+# Whole guests: Debian on a disk, with the programs that tests run in it, and kernels of other ages.
+DEBIAN  := build/debian
+KERNELS := $(addprefix build/kernels/,bullseye.vmlinuz bookworm-backports.vmlinuz \
+	bookworm-686.vmlinuz bookworm-686-pae.vmlinuz busybox-i386)
+
+$(DEBIAN).toml: $(VENV)/.base
+	@mkdir -p $(@D)
+	$(BIN)/python -m vmm image debian $(DEBIAN).img --size 500M \
+		$(addprefix --package ,rng-tools-debian iputils-ping socat curl)
+
+$(KERNELS) &: tests/guest/fetch_kernels.py | $(VENV)/.base
+	$(BIN)/python $< $(dir $@)
+
+lab-guests: $(DEBIAN).toml $(KERNELS) ## whole Linux guests, with disks and networks, on the emulated host
+	$(BIN)/python -m vmm.lab --package lz4 --package zstd --package e2fsprogs --package passt --package qemu-system-common \
+		$(addprefix --file ,$(addprefix $(DEBIAN).,img vmlinuz initrd toml) $(KERNELS)) \
+		--timeout 3000 --silence 450 --retries 1 $(LAB_ARGS) -- \
+		python3 -m pytest -q $(GUESTS) --kvm=require --durations=10 --junitxml=/results/junit-guests.xml
 
 bench: $(VENV)/.base ## measure beside a C monitor and QEMU; JSON is kept in bench-results/
 	$(BIN)/python tests/bench/run.py
 
-bench-linux: $(VENV)/.base ## boot Debian's kernel beside QEMU's microvm, in the lab
-	$(BIN)/python -m vmm.lab --package qemu-system-x86 --silence 300 --retries 1 -- \
+bench-linux: $(VENV)/.base ## Linux's boot, disk and network beside QEMU's microvm, in the lab
+	$(BIN)/python -m vmm.lab --package qemu-system-x86 --package iproute2 --timeout 3000 --silence 450 --retries 1 -- \
 		python3 tests/bench/linux.py $(BENCH_ARGS)
 
 fuzz: $(VENV)/.fuzz ## longer fuzzing of loaders and devices with atheris (SECONDS_EACH=60)

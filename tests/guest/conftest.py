@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import hashlib
 import importlib.util
 import os
 import platform
-from collections.abc import Callable, Mapping
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +21,7 @@ from typing import Any
 import pytest
 
 import vmm
+from vmm.host.tap import Tap
 from vmm.lab.initramfs import load_order, read_module
 from vmm.pytest_plugin.machines import VmFactory
 
@@ -21,6 +29,7 @@ HERE = Path(__file__).parent
 PATIENCE = 150
 """Seconds that a guest may take to its end, on an emulated host that is busy."""
 SLOW_HOST = "GLASSVM_LAB" in os.environ
+CLONE_NEWNET = 0x4000_0000
 EMULATED_RING_0 = Path("/sys/module/kvm_pvm").exists()
 
 
@@ -140,3 +149,70 @@ def linux(vm_factory: VmFactory, kernel: Path, tmp_path: Path) -> Linux:
 def architecture() -> str:
     """What `uname -m` says in a guest with this host's kernel."""
     return platform.machine()
+
+
+@pytest.fixture
+def busybox() -> Callable[[str], None]:
+    """Runs programs of busybox on the host, one behind the other, from this thread."""
+
+    def run(commands: str) -> None:
+        for line in commands.split(";"):
+            subprocess.run(["/bin/busybox", *line.split()], check=True, timeout=10)
+
+    return run
+
+
+@pytest.fixture
+def own_network(busybox: Callable[[str], None]) -> Iterator[None]:
+    """This thread, and what it starts, in a network namespace of its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/thread-self/ns/net") as before:
+        if libc.unshare(CLONE_NEWNET):
+            pytest.skip(f"no network namespaces: {os.strerror(ctypes.get_errno())}")
+        try:
+            busybox("ip link set lo up")
+            yield
+        finally:
+            assert libc.setns(before.fileno(), CLONE_NEWNET) == 0
+
+
+@pytest.fixture
+def uplink(own_network: None, busybox: Callable[[str], None]) -> Iterator[str]:
+    """An interface with the address that is given back, which leads nowhere: what a user-mode
+    network takes for the host's own."""
+    with contextlib.closing(Tap("up0")):
+        busybox("ip addr add 192.0.2.5/24 dev up0; ip link set up0 up")
+        busybox("ip route add default via 192.0.2.1")
+        yield "192.0.2.5"
+
+
+@pytest.fixture
+def download_size() -> int:
+    """Bytes of the file that guests download."""
+    return int(os.environ.get("GLASSVM_DOWNLOAD_MIB", "8")) << 20
+
+
+@pytest.fixture
+def served(own_network: None, download_size: int, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """A web server with one file; gives the file's MD5 when it is started at an address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    content = os.urandom(download_size)
+    (folder / "file").write_bytes(content)
+    running: list[subprocess.Popen[bytes]] = []
+
+    def serve(address: str) -> str:
+        command = [sys.executable, "-m", "http.server", "8000", "--bind", address]
+        running.append(
+            subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        )
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection((address, 8000), 1):
+                return hashlib.md5(content).hexdigest()
+            threading.Event().wait(0.1)
+        raise AssertionError("the web server did not start")
+
+    yield serve
+    for process in running:
+        process.kill()
+        process.communicate()

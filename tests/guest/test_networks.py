@@ -3,16 +3,10 @@ privileges. Each test has a network namespace of its own."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import hashlib
-import os
 import re
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,56 +17,9 @@ import vmm
 Linux = Callable[..., Any]
 Modules = Callable[..., Mapping[str, bytes]]
 
-CLONE_NEWNET = 0x4000_0000
 LOAD = "for module in /modules/*.ko; do insmod $module || echo cannot load $module; done\n"
 POWER_OFF = "poweroff -f\n"
 COMPLAINTS = "WARNING|BUG:|Oops|Call Trace|virtio.*(fail|broken)|virtio_net.*(bad|error)"
-SIZE = int(os.environ.get("GLASSVM_DOWNLOAD_MIB", "8")) << 20
-
-
-def busybox(command: str) -> None:
-    for line in command.split(";"):
-        subprocess.run(["/bin/busybox", *line.split()], check=True, timeout=10)
-
-
-@pytest.fixture
-def own_network() -> Iterator[None]:
-    """This thread, and what it starts, in a network namespace of its own."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with open("/proc/thread-self/ns/net") as before:
-        if libc.unshare(CLONE_NEWNET):
-            pytest.skip(f"no network namespaces: {os.strerror(ctypes.get_errno())}")
-        try:
-            busybox("ip link set lo up")
-            yield
-        finally:
-            assert libc.setns(before.fileno(), CLONE_NEWNET) == 0
-
-
-@pytest.fixture
-def served(own_network: None, tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """A web server with one file; gives the file's checksum when it is started at an address."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    content = os.urandom(SIZE)
-    (folder / "file").write_bytes(content)
-    running: list[subprocess.Popen[bytes]] = []
-
-    def serve(address: str) -> str:
-        command = [sys.executable, "-m", "http.server", "8000", "--bind", address]
-        running.append(
-            subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        )
-        for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection((address, 8000), 1):
-                return hashlib.md5(content).hexdigest()
-            threading.Event().wait(0.1)
-        raise AssertionError("the web server did not start")
-
-    yield serve
-    for process in running:
-        process.kill()
-        process.communicate()
 
 
 ON_A_TAP = f"""\
@@ -87,7 +34,14 @@ echo complaints; dmesg | grep -iE "{COMPLAINTS}"; echo end of complaints
 
 
 @pytest.mark.parametrize("words", ["", ",vhost=off"], ids=["vhost", "without vhost"])
-def test_a_tap(linux: Linux, modules: Modules, served: Callable[[str], str], words: str) -> None:
+def test_a_tap(
+    linux: Linux,
+    modules: Modules,
+    served: Callable[[str], str],
+    busybox: Callable[[str], None],
+    download_size: int,
+    words: str,
+) -> None:
     if not words and not Path("/dev/vhost-net").exists():
         pytest.skip("no /dev/vhost-net")
     sums: list[str] = []
@@ -112,7 +66,7 @@ def test_a_tap(linux: Linux, modules: Modules, served: Callable[[str], str], wor
     (place,) = [place for place in guest.machine.virtio if place.device.device_id == 1]
     assert bool(place.device.handed_over) is not bool(words)
     if words:
-        assert place.device.received_bytes > SIZE
+        assert place.device.received_bytes > download_size
         assert place.device.sent_frames > 0
 
 
@@ -135,13 +89,8 @@ ip route add default via $router
 
 
 def test_a_network_without_privileges(
-    linux: Linux, modules: Modules, served: Callable[[str], str]
+    linux: Linux, modules: Modules, served: Callable[[str], str], uplink: str
 ) -> None:
-    # The host has an address of its own on an interface that leads nowhere.
-    vmm_tap = pytest.importorskip("vmm.host.tap")
-    uplink = vmm_tap.Tap("up0")
-    busybox("ip addr add 192.0.2.5/24 dev up0; ip link set up0 up")
-    busybox("ip route add default via 192.0.2.1")
     # The gateway's address is the host's loopback.
     expected = served("127.0.0.1")
     answers: list[bytes] = []
@@ -172,9 +121,8 @@ def test_a_network_without_privileges(
         net=["user,tcp=2222:22"],
         prepare=prepare,
     )
-    uplink.close()
     assert guest.result.reason == "poweroff", guest.result.report()
-    assert re.search(r"inet 192\.0\.2\.5/24", guest.text), guest.text
+    assert re.search(rf"inet {re.escape(uplink)}/24", guest.text), guest.text
     assert guest.between("sum", "end of sum") == [f"{expected}  -"]
     assert b"".join(answers) == b"hello from the guest\n"
     assert "heard hello from the host" in guest.text
