@@ -15,7 +15,7 @@ from collections import namedtuple
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-__all__ = ["FIELDS", "Processor", "smbios_tables"]
+__all__ = ["FIELDS", "Processor", "fw_cfg_files", "smbios_tables"]
 
 FIELDS: Mapping[int, tuple[str, ...]] = MappingProxyType(
     {
@@ -96,6 +96,20 @@ def smbios_tables(
     )
     entry[5] = -sum(entry) & 0xFF
     return bytes(entry).ljust(_TABLE_OFFSET, b"\0") + table
+
+
+def fw_cfg_files(tables: bytes) -> dict[str, bytes]:
+    """What `smbios_tables` made, as firmware takes it from QEMU's fw_cfg, by the files' names.
+
+    Firmware puts the structures where it has room, and that address and a checksum into the entry
+    point. It adds what it has to say itself, such as its own name where no type 0 is among them.
+
+    Spec: QEMU, hw/i386/fw_cfg.c. SeaBIOS 1.16.2 takes this entry point.
+    """
+    return {
+        "etc/smbios/smbios-tables": tables[_TABLE_OFFSET:],
+        "etc/smbios/smbios-anchor": tables[:_ENTRY_SIZE],
+    }
 
 
 class _Structures:

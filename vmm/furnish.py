@@ -7,7 +7,7 @@ furnished as the one was that it was taken of.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from vmm.board import add_pc
 from vmm.host.console import Console
@@ -38,7 +38,7 @@ def furnish(
     Args:
         machine: has no devices yet.
         settings: of `vmm.launch.boot`: input, testdev, bios, image, boot_drive, disks, devices,
-            and those of virtio devices.
+            smbios, and those of virtio devices.
         console: called with the guest's output.
         terminal: the console understands cursor movement and colours.
         private: what the guest writes to its disks is its own, and gone with it.
@@ -74,8 +74,27 @@ def furnish(
         from vmm.virtio.options import add_devices
 
         add_devices(machine, settings, folder)
+    if settings.get("smbios"):
+        _tell_firmware(machine, settings["smbios"])
     if settings["devices"]:
         from vmm.userdev import add_user_device
 
         for text in settings["devices"]:
             add_user_device(machine, os.path.join(folder, text))
+
+
+def _tell_firmware(machine: Machine, smbios: Sequence[str]) -> None:
+    """Say in fw_cfg what machine this is, as QEMU does. Who is no firmware does not ask there."""
+    from vmm.identity import Identity
+    from vmm.system_tables import smbios_files
+
+    fw_cfg = machine.devices["fw_cfg"]
+    files = smbios_files(
+        machine.memory.layout,
+        cpus=len(machine.vcpus),
+        cpuid=machine.hardware.cpuid[0],
+        identity=Identity.read(smbios),
+    )
+    with machine.lock:
+        for name, data in files.items():
+            fw_cfg.add_file(name, data)  # type: ignore[attr-defined]

@@ -37,7 +37,8 @@ class Identity(Record):
         texts: dict[tuple[int, str], str] = {}
         strings: list[str] = []
         for text in given:
-            pairs = [_pair(part, text) for part in re.split(r"(?<!,),(?!,)", text)]
+            parts = re.findall(r"(?:,,|[^,])+", text) or [""]
+            pairs = [_pair(part, text) for part in parts]
             kind = _SYSTEM
             if pairs[0][0] == "type":
                 kind = _type(pairs.pop(0)[1], text)

@@ -71,6 +71,7 @@ def boot(
     vsock: str | None = None,
     share: Sequence[str] = (),
     balloon: bool = False,
+    smbios: Sequence[str] = (),
     devices: Sequence[str] = (),
     name: str = "",
     symbols: str | Path | None = None,
@@ -106,6 +107,8 @@ def boot(
         net: network cards: "user", "user,tcp=2222:22", "tap=tap0" (`vmm.virtio.net_options`).
         vsock: sockets between guest and host: the guest's address ("3"), or "3,unix=PATH".
         share: folders that the guest can mount: "DIR" or "DIR,tag=NAME".
+        smbios: what the machine says it is: "serial=S-17,uuid=...", "type=3,asset=SHELF", in the
+            words of QEMU's -smbios (`firmware.smbios.FIELDS`). For Linux and for firmware.
         balloon: let the guest give memory back.
         devices: devices of your own, each as "FILE.py:CLASS@pio:0x10" (`vmm.userdev`).
         name: the machine's; network cards have addresses that belong to it.
@@ -156,6 +159,8 @@ def boot(
             f"--disk: {found.name} is booted as {plan.format} without interrupt controllers, and "
             "only a boot sector's BIOS services have disks then; give --irqchip on"
         )
+    if smbios:
+        _check_smbios(smbios, found.name, plan, irqchip)
     machine = Machine(
         size,
         found.cpus if cpus is None else cpus,
@@ -189,6 +194,7 @@ def boot(
             "vsock": vsock,
             "share": list(share),
             "balloon": balloon,
+            "smbios": list(smbios),
             "name": name,
             "devices": list(devices),
             "symbols": None if symbols is None else str(symbols),
@@ -198,15 +204,16 @@ def boot(
         machine.furnish = _furnish_copy
         machine.boot(plan)
         if plan.wants_tables and machine.irqchip:
-            _leave_tables(machine)
+            _leave_tables(machine, smbios)
     except BaseException:
         machine.close()
         raise
     return machine
 
 
-def _leave_tables(machine: Machine) -> None:
+def _leave_tables(machine: Machine, smbios: Sequence[str]) -> None:
     """Put into memory what firmware leaves for an operating system: ACPI, MP tables, SMBIOS."""
+    from vmm.identity import Identity
     from vmm.layout import GENERATION_GPA
     from vmm.system_tables import GED_GSI, system_tables
 
@@ -215,10 +222,32 @@ def _leave_tables(machine: Machine) -> None:
         cpus=len(machine.vcpus),
         cpuid=machine.hardware.cpuid[0],
         virtio=[(place.gpa, place.size, place.gsi) for place in machine.virtio],
+        identity=Identity.read(smbios),
     )
     for table in tables:
         machine.memory.write(table.gpa, table.data)
     machine.settings["generation"] = [GENERATION_GPA, GED_GSI]
+
+
+def _check_smbios(smbios: Sequence[str], name: str, plan: BootPlan, irqchip: bool) -> None:
+    """Refuse what cannot be said, and to say it where nobody would hear.
+
+    Raises:
+        ConfigError: a text is wrong; or the guest neither finds tables in memory nor makes them.
+    """
+    from vmm.identity import Identity
+
+    Identity.read(smbios)
+    if plan.wants_tables and not irqchip:
+        raise ConfigError(
+            f"--smbios: {name} finds no tables where there are no interrupt controllers; give "
+            "--irqchip on"
+        )
+    if not plan.wants_tables and plan.format != "firmware":
+        raise ConfigError(
+            f"--smbios: {name} is booted as {plan.format}, which finds no SMBIOS tables; Linux "
+            "and firmware do"
+        )
 
 
 def _furnish_copy(machine: Machine, console: Callable[[bytes], None] | None) -> None:

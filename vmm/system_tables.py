@@ -15,7 +15,7 @@ from devices.pc_ports import ACPI_PM_PORTS
 from firmware.acpi import Board, VirtioSlot, acpi_tables
 from firmware.acpi.dsdt import SOFT_OFF as NAMED_SOFT_OFF
 from firmware.mp_table import MOST_PROCESSORS, mp_tables
-from firmware.smbios import Processor, smbios_tables
+from firmware.smbios import Processor, fw_cfg_files, smbios_tables
 from kvm_bindings import CpuidEntry
 from vmm.errors import ConfigError
 from vmm.identity import Identity
@@ -30,7 +30,7 @@ from vmm.layout import (
 )
 from vmm.loader.plan import Write
 
-__all__ = ["GED_GSI", "SCI", "system_tables"]
+__all__ = ["GED_GSI", "SCI", "smbios_files", "system_tables"]
 
 SCI = 9
 """The interrupt line of the ACPI hardware (`vmm.board`)."""
@@ -78,14 +78,7 @@ def system_tables(
     )
     processor = _processor(leaves)
     acpi = acpi_tables(board, RSDP_GPA)
-    smbios = smbios_tables(
-        SMBIOS_GPA,
-        cpus=cpus,
-        ram=ram,
-        processor=processor,
-        texts=identity.texts,
-        oem_strings=identity.oem_strings,
-    )
+    smbios = _smbios(SMBIOS_GPA, ram, cpus, processor, identity)
     _check_room("ACPI tables", RSDP_GPA, acpi, ACPI_END)
     _check_room("SMBIOS tables", SMBIOS_GPA, smbios, SMBIOS_END)
     writes = [
@@ -103,6 +96,32 @@ def system_tables(
         )
         writes.append(Write(MP_TABLE_GPA, mp, "the MP tables"))
     return tuple(writes)
+
+
+def smbios_files(
+    layout: MemoryLayout, *, cpus: int, cpuid: Sequence[CpuidEntry], identity: Identity
+) -> dict[str, bytes]:
+    """The SMBIOS tables of a machine as files of fw_cfg, for a guest that is firmware itself."""
+    processor = _processor({(entry.function, entry.index): entry for entry in cpuid})
+    ram = tuple((ram.start, ram.size) for ram in layout.ranges)
+    return fw_cfg_files(_smbios(0, ram, cpus, processor, identity))
+
+
+def _smbios(
+    gpa: int,
+    ram: Sequence[tuple[int, int]],
+    cpus: int,
+    processor: Processor,
+    identity: Identity,
+) -> bytes:
+    return smbios_tables(
+        gpa,
+        cpus=cpus,
+        ram=ram,
+        processor=processor,
+        texts=identity.texts,
+        oem_strings=identity.oem_strings,
+    )
 
 
 def _processor(leaves: dict[tuple[int, int], CpuidEntry]) -> Processor:

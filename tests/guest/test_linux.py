@@ -96,6 +96,19 @@ def test_a_kernel_that_panics_ends_the_run(linux: Linux) -> None:
     assert guest.result.reason == "reset", guest.result.report()
 
 
+def test_what_the_machine_says_it_is(linux: Linux) -> None:
+    """As inventories read it, and cloud-init (NoCloud finds its seed by the serial number)."""
+    names = "product_serial product_uuid product_family chassis_asset_tag bios_vendor sys_vendor"
+    uuid = "12345678-9abc-def0-1122-334455667788"
+    guest = linux(
+        f"cd /sys/class/dmi/id; echo dmi; cat {names}; echo end of dmi\n{POWER_OFF}",
+        smbios=[f"serial=ds=nocloud,,h=web,uuid={uuid},family=F", "type=3,asset=SHELF 3"],
+    )
+    assert guest.result.reason == "poweroff", guest.result.report()
+    found = guest.between("dmi", "end of dmi")
+    assert found == ["ds=nocloud,h=web", uuid, "F", "SHELF 3", "glassvm", "glassvm"]
+
+
 def test_the_example(kernel: Path) -> None:
     """As its users run it, with every feature of this host's processor."""
     script = Path(__file__).parents[2] / "examples" / "linux.py"

@@ -6,6 +6,8 @@ import struct
 
 import pytest
 
+import vmm
+
 pytestmark = pytest.mark.kvm
 
 LOAD = 0x100_0000
@@ -63,6 +65,27 @@ def test_what_a_kernel_is_given(boot, kernel, tmp_path, format, mode):
     assert result.reason == "halt", result.report()
     output = machine.console.output
     assert output == b"\x10\x18\x18" + b"a=b\0" + b"file system" + b"RSD PTR " + b"R"
+
+
+def test_what_the_machine_says_it_is(boot, kernel, tmp_path):
+    """In memory, and in the settings, so that copies say the same."""
+    smbios = ["serial=S-17,uuid=12345678-9abc-def0-1122-334455667788", "type=3,asset=SHELF"]
+    machine = boot(kernel, smbios=smbios)
+    tables = machine.memory.read(0xF0000, 0x1000)
+    assert tables.startswith(b"_SM3_")
+    for text in (b"\0S-17\0", b"\0SHELF\0", bytes.fromhex("78563412bc9af0de1122334455667788")):
+        assert text in tables
+    assert b"S-17" not in boot(kernel).memory.read(0xF0000, 0x1000)
+    file = tmp_path / "snapshot"
+    machine.snapshot(str(file)).close()
+    with machine.fork() as fork, vmm.restore(file) as restored:
+        for copy in (fork, restored):
+            assert copy.memory.read(0xF0000, 0x1000) == tables
+            assert copy.settings["smbios"] == smbios
+            # What firmware would be told stands in a device, which is made anew.
+            fw_cfg = copy.devices["fw_cfg"]
+            assert fw_cfg.file("etc/smbios/smbios-tables") in tables
+            assert copy.run(timeout=20).reason == "halt"
 
 
 def test_without_interrupt_controllers_there_is_no_acpi(boot, kernel):

@@ -6,6 +6,8 @@ the replay.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +39,11 @@ class Boot(NamedTuple):
     """The devices' classes by name."""
 
 
-def boot(name: str, **options: Any) -> Boot:
+def no_look(machine: vmm.Machine) -> None:
+    """Leave a machine alone."""
+
+
+def boot(name: str, look: Callable[[vmm.Machine], None] = no_look, /, **options: Any) -> Boot:
     image = FOLDER / name
     if not image.exists():
         pytest.skip(f"{name} is not here: apt install seabios")
@@ -51,6 +57,7 @@ def boot(name: str, **options: Any) -> Boot:
             if "No bootable device." in machine.console.text:
                 break
             assert result.reason == "timeout", result.report()
+        look(machine)
         made = {name: type(device) for name, device in machine.devices.items()}
         console = machine.console
         return Boot(Path(options.get("record", "")), console.text, console.output, exits, made)
@@ -77,6 +84,26 @@ def test_the_image_of_128_kib_looks_for_something_to_boot() -> None:
 
 def test_the_image_of_256_kib_looks_for_something_to_boot(recorded: Boot) -> None:
     assert looked_for_something_to_boot(recorded.text)
+
+
+def test_it_leaves_the_smbios_tables_that_it_was_given() -> None:
+    """Where the guest's system will look for them; their place is SeaBIOS's choice."""
+    said: list[bytes] = []
+
+    def look(machine: vmm.Machine) -> None:
+        area = machine.memory.read(0xF0000, 0x10000)
+        (at,) = [at for at in range(0, 0x10000, 16) if area[at:].startswith(b"_SM3_")]
+        assert sum(area[at : at + 0x18]) % 256 == 0
+        size, gpa = struct.unpack_from("<IQ", area, at + 12)
+        said.append(machine.memory.read(gpa, size))
+
+    uuid = "12345678-9abc-def0-1122-334455667788"
+    smbios = [f"serial=S-17,uuid={uuid}", "type=0,vendor=me"]
+    text = boot("bios-256k.bin", look, smbios=smbios).text
+    assert f"Machine UUID {uuid}" in text
+    assert b"\0S-17\0" in said[0]
+    assert b"me\0001.0\0" in said[0], "its own type 0 stays away"
+    assert b"SeaBIOS" not in said[0]
 
 
 def test_a_summary_names_the_devices_that_it_talked_to(recorded: Boot) -> None:

@@ -191,6 +191,7 @@ def _boot(options: Options, outlet: Outlet) -> Machine:
         vsock=options.vsock,
         share=options.share,
         balloon=options.balloon,
+        smbios=options.smbios,
         name=options.name or "",
         devices=options.device,
         console=outlet.write,

@@ -121,6 +121,15 @@ RUN_OPTIONS = (
         takes="DIR[,tag=NAME]",
         repeated=True,
     ),
+    RunOption(
+        "--smbios",
+        "machine",
+        "what the machine says it is (Linux: /sys/class/dmi/id): serial=S-17,uuid=..., or "
+        "type=3,asset=SHELF, in the words of QEMU's -smbios; for Linux and firmware; may be given "
+        "more than once",
+        takes="[type=N,]NAME=VALUE[,...]",
+        repeated=True,
+    ),
     RunOption("--balloon", "machine", "let the guest give memory back ('vmm balloon')"),
     RunOption(
         "--rng",

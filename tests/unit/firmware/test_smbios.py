@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware.smbios import FIELDS, Processor, smbios_tables
+from firmware.smbios import FIELDS, Processor, fw_cfg_files, smbios_tables
 
 GPA = 0xF_0000
 GIB = 1 << 30
@@ -81,6 +81,15 @@ def test_every_text_that_can_be_set_is_where_it_belongs():
         assert text_of(found[kind][0], offset) == f"{name} of {kind}"
     known = {(kind, name) for kind, names in FIELDS.items() for name in names}
     assert known - set(WHERE) == {(1, "uuid"), (11, "value")}
+
+
+def test_what_firmware_takes_from_fw_cfg():
+    block = smbios_tables(GPA, cpus=1, ram=((0, GIB),))
+    files = fw_cfg_files(block)
+    anchor, structures = files["etc/smbios/smbios-anchor"], files["etc/smbios/smbios-tables"]
+    assert (len(files), len(anchor)) == (2, 0x18)
+    assert struct.unpack_from("<I", anchor, 12) == (len(structures),)
+    assert anchor + bytes(8) + structures == block
 
 
 def test_sizes_of_the_structures():

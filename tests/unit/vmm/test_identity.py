@@ -22,6 +22,13 @@ def test_what_has_no_type_belongs_to_the_system():
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "asset"), [("a,,", "a,"), ("a,,,,b", "a,,b"), ("a,,,serial=S", "a,"), (",,a", ",a")]
+)
+def test_commas_that_belong_to_a_value(text, asset):
+    assert Identity.read([f"type=3,asset={text}"]).texts[3, "asset"] == asset
+
+
 def test_strings_add_up():
     read = Identity.read(["type=11,value=a,value=b", "type=11,value=c"])
     assert read == Identity({}, ("a", "b", "c"))

@@ -72,6 +72,13 @@ def test_a_linux_kernel_gets_more_memory_and_interrupts(asked, image, monkeypatc
     assert first.rng_seed != second.rng_seed
 
 
+def test_tables_want_interrupt_controllers(monkeypatch, image):
+    plan = BootPlan("linux", Start("long"), wants_tables=True)
+    monkeypatch.setattr(vmm.launch, "load", lambda data, options, format: plan)
+    with pytest.raises(ConfigError, match=r"^--smbios: image finds no tables .*--irqchip on$"):
+        boot(image(b"kernel"), format="linux", irqchip=False, smbios=["serial=x"])
+
+
 def test_an_initrd_that_cannot_be_read(image, tmp_path):
     with pytest.raises(BootError, match=r"initrd\.img: no such file"):
         boot(image(b"kernel"), format="linux", initrd=tmp_path / "initrd.img")
@@ -129,6 +136,9 @@ def test_an_image_of_a_floppys_size_is_a_floppy(asked, image, monkeypatch, size,
         ("payload:hello16", {"append": "x"}, "means nothing to the format flat16"),
         ("payload:hello16", {"cpl": 3}, "means nothing to the format flat16"),
         ("payload:hello16", {"disks": ["x"]}, "hello16 is booted as flat16"),
+        ("payload:hello16", {"smbios": ["serial=x"]}, "which finds no SMBIOS tables"),
+        ("payload:hello16", {"smbios": ["serial"]}, "'serial' is not NAME=VALUE"),
+        ("payload:bootsector", {"smbios": ["serial=x"]}, "is booted as bootsector, which finds no"),
         ("payload:hello16", {"format": "elf64"}, "not an ELF file"),
         ("payload:hello16", {"format": "exe"}, "--format exe: not known"),
         ("payload:bootsector", {"boot_drive": 0x100}, "boot drive 0x100"),

@@ -11,7 +11,7 @@ from kvm_bindings import CpuidEntry
 from vmm.errors import ConfigError
 from vmm.identity import Identity
 from vmm.layout import MemoryLayout
-from vmm.system_tables import system_tables
+from vmm.system_tables import smbios_files, system_tables
 
 GIB = 1 << 30
 LAYOUT = MemoryLayout.for_size(5 * GIB)
@@ -90,6 +90,15 @@ def test_virtio_devices_and_names():
     assert struct.pack("<II", 0xD000_2000, 0x1000) in area
     assert b"S-17\0" in area
     assert b"mine\0" in area
+
+
+def test_firmware_is_told_the_same_as_operating_systems():
+    identity = Identity({(1, "serial"): "S-17"}, ("mine",))
+    files = smbios_files(LAYOUT, cpus=2, cpuid=CPUID, identity=identity)
+    area = memory(system_tables(LAYOUT, cpus=2, cpuid=CPUID, identity=identity))
+    assert files["etc/smbios/smbios-tables"] in area
+    assert b"S-17\0" in files["etc/smbios/smbios-tables"]
+    assert files["etc/smbios/smbios-anchor"].startswith(b"_SM3_")
 
 
 def test_the_most_processors():

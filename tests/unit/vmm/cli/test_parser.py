@@ -58,7 +58,7 @@ def test_every_option_of_run_is_read():
             *("--stop-at", "exits=2", "--trace-only", "write", "kernel"),
             *("--gdb", "unix:g", "--gdb-nowait", "--initrd", "i.img", "--reboot"),
             *("--net", "user", "--net", "tap=t", "--vsock", "3", "--share", "d", "--balloon"),
-            *("--rng", "off", "--virtio-console"),
+            *("--rng", "off", "--virtio-console", "--smbios", "serial=S", "--smbios", "type=3"),
             *("--config", "c", "--print-config", "--detach", "--log", "journal"),
         ]
     )
@@ -76,7 +76,7 @@ def test_every_option_of_run_is_read():
         "gdb": "unix:g", "gdb_nowait": True, "config": "c", "print_config": True,
         "net": ["user", "tap=t"], "vsock": "3", "share": ["d"], "balloon": True,
         "initrd": "i.img", "reboot": True, "detach": True, "log": "journal",
-        "rng": "off", "virtio_console": True,
+        "rng": "off", "virtio_console": True, "smbios": ["serial=S", "type=3"],
     }  # fmt: skip
 
 
