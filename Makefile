@@ -9,7 +9,7 @@ LAB_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lab lab-guests bench bench-linux fuzz screenshots payloads clean
+.PHONY: help demo test lint lab lab-guests bench bench-linux fuzz hostile screenshots payloads clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -73,6 +73,10 @@ bench-linux: $(VENV)/.base ## Linux's boot, disk and network beside QEMU's micro
 
 fuzz: $(VENV)/.fuzz ## longer fuzzing of loaders and devices with atheris (SECONDS_EACH=60)
 	$(BIN)/python tests/fuzz/run.py $(SECONDS_EACH)
+
+hostile: $(VENV)/.test ## a guest attacks every virtio device for minutes (GLASSVM_HOSTILE_SECONDS=120 a run)
+	GLASSVM_HOSTILE_SECONDS=$${GLASSVM_HOSTILE_SECONDS:-120} $(BIN)/python -m pytest -q -s --kvm=require \
+		tests/kvm/test_virtio_hostile.py
 
 screenshots: $(VENV)/.base ## make the pictures of the screen in docs/screenshots (needs KVM and seabios)
 	$(BIN)/python docs/make_screenshots.py

@@ -309,7 +309,7 @@ def _open_image(image: str | bytes, format: str, cpus: int | None) -> _Image:
         name,
         found.image(cpus),
         found.format if format == "auto" else format,
-        load_addr=None if found.format == "bootsector" else found.load_addr,
+        load_addr=found.load_addr if found.format.startswith("flat") else None,
         cpl=found.cpl,
         cpus=found.cpus,
         irqchip=found.irqchip,

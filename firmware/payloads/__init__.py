@@ -10,6 +10,7 @@ How a payload finds the machine:
     flat16      real       0x7C00                 all segments 0
     flat32      protected  0x100000               flat segments, no paging
     flat64      long       0x100000               the first 4 GiB mapped to themselves
+    firmware    real       0xFFFFF000             a ROM, entered at the reset vector
 
 Interrupts are off, the general registers are zero, and so is memory that nobody wrote. The flat
 selectors are those of `firmware.gdt`. A payload sets its own stack, right below itself. The
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal, TypeAlias
 
-    Format: TypeAlias = Literal["bootsector", "flat16", "flat32", "flat64"]
+    Format: TypeAlias = Literal["bootsector", "flat16", "flat32", "flat64", "firmware"]
     End: TypeAlias = Literal["halt", "shutdown", "debug_exit", "internal_error", "timeout"]
 
 __all__ = ["PAYLOADS", "SMP_CPUS_OFFSET", "Payload", "payload"]
@@ -42,6 +43,7 @@ _LOAD_ADDRS: Mapping[Format, int] = {
     "flat16": 0x7C00,
     "flat32": 0x10_0000,
     "flat64": 0x10_0000,
+    "firmware": 0xFFFF_F000,
 }
 
 
@@ -327,6 +329,13 @@ PAYLOADS: Mapping[str, Payload] = MappingProxyType(
                 status=0,
                 debugcon=b"a text by REP OUTSB, and by REP INSB: QEMU\n",
                 devices=("fw_cfg",),
+            ),
+            Payload(
+                "hostile",
+                "attacks the virtio devices of its machine for as long as port 0x14 reads 1",
+                "firmware",
+                ends="debug_exit",
+                status=0,
             ),
             Payload(
                 "io_loop16",

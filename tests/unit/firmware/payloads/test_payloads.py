@@ -51,6 +51,9 @@ def test_image_fits_its_machine(guest: Payload) -> None:
     if guest.format in ("bootsector", "flat16"):
         assert guest.load_addr == 0x7C00
         assert end <= 0x10000
+    elif guest.format == "firmware":
+        assert end == 1 << 32
+        assert not len(image) % 4096
     else:
         assert guest.load_addr == 0x100000
         assert end <= guest.memory - START_TABLES_SIZE
