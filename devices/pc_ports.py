@@ -10,6 +10,7 @@ __all__ = [
     "I8042_BASE",
     "I8042_PORTS",
     "PCI_PORTS",
+    "PVPANIC_PORT",
     "VGA_BASE",
     "VGA_PORTS",
 ]
@@ -19,6 +20,7 @@ CMOS_PORTS = range(0x70, 0x72)
 COM1_PORTS = range(0x3F8, 0x400)
 FW_CFG_PORTS = range(0x510, 0x51C)
 PCI_PORTS = range(0xCF8, 0xD00)
+PVPANIC_PORT = 0x505
 
 I8042_BASE = 0x60
 """Where the keyboard controller's offset 0 is."""

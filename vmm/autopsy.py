@@ -97,7 +97,7 @@ class Autopsy:
 
     def _kind(self) -> Kind:
         reason = self.ending.reason
-        if reason == "shutdown" or reason == "fail_entry":
+        if reason == "shutdown" or reason == "fail_entry" or reason == "panic":
             return reason
         if reason == "timeout" or reason == "max_exits" or reason == "stopped":
             return reason

@@ -11,6 +11,7 @@ What is where, and which interrupt line it drives:
     0xF4         debug exit
     0x3B4..0x3DA VGA in text mode          (its registers; the page at 0xB8000 is memory)
     0x3F8        COM1                      IRQ 4
+    0x505        pvpanic                   (where ACPI tells of it)
     0x510        fw_cfg
     0x600        ACPI power management     IRQ 9
     0xCF8        PCI configuration         (an empty bus with its host bridge)
@@ -48,6 +49,7 @@ def add_pc(
     input: InputRoute = "auto",
     bios: bool = False,
     testdev: bool = False,
+    pvpanic: bool = False,
 ) -> None:
     """Give a machine the devices of a PC. Each is made when it is first wanted.
 
@@ -58,6 +60,7 @@ def add_pc(
         bios: BIOS services will be added, which take keys from the console.
         testdev: add QEMU's pc-testdev. Its registers lie where the debug console's port 0xE9
             is, which then answers at 0x402 only.
+        pvpanic: add the port at which a kernel says that it has panicked.
     """
     pc = _Pc(machine, console, input, bios)
     console.add_late_taker(pc.add("com1", pc.com1, ports.COM1_PORTS))
@@ -71,6 +74,8 @@ def add_pc(
     pc.add("port92", pc.port92, range(0x92, 0x93))
     own = () if testdev else (range(0xE9, 0xEA),)
     pc.add("debugcon", pc.debugcon, *own, range(0x402, 0x403))
+    if pvpanic:
+        pc.add("pvpanic", pc.pvpanic, range(ports.PVPANIC_PORT, ports.PVPANIC_PORT + 1))
     pc.add("fw_cfg", pc.fw_cfg, ports.FW_CFG_PORTS)
     pc.add("acpi-pm", pc.acpi_pm, ports.ACPI_PM_PORTS)
     pc.add("pci", pc.pci, ports.PCI_PORTS)
@@ -159,6 +164,13 @@ class _Pc:
 
         return self._make(DebugCon, out=self._console.write)
 
+    def pvpanic(self) -> Device:
+        from devices.pvpanic import PvPanic
+
+        return self._make(
+            PvPanic, on_panicked=self._panicked, on_crash_loaded=self._crash_kernel_takes_over
+        )
+
     def fw_cfg(self) -> Device:
         from devices.fw_cfg import FwCfg
 
@@ -192,6 +204,17 @@ class _Pc:
 
     def _reset(self) -> None:
         self._machine.end(Ending("reset"))
+
+    def _panicked(self) -> None:
+        from vmm.last_words import last_words
+
+        vcpu = next((vcpu.index for vcpu in self._machine.vcpus if vcpu.on_this_thread), 0)
+        self._machine.die(Ending("panic", vcpu, detail=last_words(self._console.output)))
+
+    def _crash_kernel_takes_over(self) -> None:
+        said = "the guest's kernel panicked; its crash kernel takes over"
+        # Without the device lock, which this is under: whoever is told may take long.
+        self._later(0, lambda: self._machine.notes.add(said))
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         if self._machine.phase is not Phase.STOPPED:

@@ -38,7 +38,7 @@ def furnish(
     Args:
         machine: has no devices yet.
         settings: of `vmm.launch.boot`: input, testdev, bios, image, boot_drive, disks, devices,
-            smbios, and those of virtio devices.
+            smbios, pvpanic, and those of virtio devices.
         console: called with the guest's output.
         terminal: the console understands cursor movement and colours.
         private: what the guest writes to its disks is its own, and gone with it.
@@ -49,7 +49,14 @@ def furnish(
     """
     machine.console = Console(console, lock=machine.lock)
     bios, route = settings["bios"], settings["input"]
-    add_pc(machine, machine.console, input=route, bios=bios, testdev=settings["testdev"])
+    add_pc(
+        machine,
+        machine.console,
+        input=route,
+        bios=bios,
+        testdev=settings["testdev"],
+        pvpanic=settings.get("pvpanic", False),
+    )
     if bios:
         from vmm.host.drives import open_drives
         from vmm.python_bios import add_bios

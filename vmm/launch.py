@@ -195,6 +195,7 @@ def boot(
             "share": list(share),
             "balloon": balloon,
             "smbios": list(smbios),
+            "pvpanic": plan.wants_tables and irqchip,
             "name": name,
             "devices": list(devices),
             "symbols": None if symbols is None else str(symbols),

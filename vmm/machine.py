@@ -377,6 +377,11 @@ class Machine(MachineDevices, MachineHolds, MachineLooks, MachineStates):
         """End the run in progress for a reason of a device: poweroff, reset, debug_exit."""
         self._control.state.end(ending)
 
+    def die(self, ending: Ending) -> None:
+        """End the run in progress, on a vCPU's thread, for a death that a device was told of;
+        `on_death` is asked."""
+        self._control.die(ending)
+
     def fail(self, error: BaseException) -> None:
         """End the run in progress because something of the machine's raised, on any thread; the
         run raises it again."""

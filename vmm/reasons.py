@@ -18,8 +18,9 @@ Reason = Literal[
     "stopped",
     "internal_error",
     "fail_entry",
+    "panic",
 ]
 """halt: HLT with nothing that could wake the processor. shutdown: a triple fault. debug_exit:
 the guest wrote to the debug-exit port. poweroff, reset: the guest asked for it. timeout,
 max_exits: the bound given to `run`. stopped: `Machine.stop()`. internal_error, fail_entry: KVM
-could not go on, or could not enter the guest."""
+could not go on, or could not enter the guest. panic: the guest's kernel said that it panicked."""

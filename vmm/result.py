@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEATHS", "EXPLAINED", "RunResult"]
 
-DEATHS: frozenset[str] = frozenset({"shutdown", "internal_error", "fail_entry"})
+DEATHS: frozenset[str] = frozenset({"shutdown", "internal_error", "fail_entry", "panic"})
 """The reasons that mean that the guest died."""
 
 EXPLAINED = DEATHS | {"timeout"}
@@ -96,5 +96,6 @@ class RunResult(Record, aside=("autopsy",)):
             "stopped": "the run was stopped",
             "internal_error": "KVM could not go on",
             "fail_entry": "the processor refused to enter the guest",
+            "panic": "the guest's kernel panicked",
         }[self.reason]
         return f"{words} after {exits}{': ' + self.detail if self.detail else ''}"

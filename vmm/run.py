@@ -49,6 +49,8 @@ class RunControl:
         """Asked on a vCPU's thread when the guest has died; True keeps the run, which it must have
         held, from ending with that."""
         self._census = Census(self.state, self.gate)
+        self._death: Ending | None = None
+        """One that a device was told of, and nobody was asked about yet."""
         self._alone = False
         """One vCPU makes a step while the others stand still."""
         self._steps: ref[Generator[Exit | Ending, None, None]] | None = None
@@ -71,6 +73,15 @@ class RunControl:
                 steps.close()
         with state.changed:
             state.changed.wait_for(lambda: not state.busy)
+
+    def die(self, ending: Ending) -> None:
+        """A device was told of the guest's death, on the thread of its vCPU: it ends the run, or
+        whoever is asked about deaths is, when the vCPU has come out of its access."""
+        if self.on_death is None:
+            self.state.end(ending)
+        else:
+            self._death = ending
+            self.state.vcpus[ending.vcpu].kick()
 
     def in_guest(self, vcpu: Vcpu) -> bool:
         """Whether the vCPU may be in the guest: it runs, and is not standing at the gate."""
@@ -114,7 +125,11 @@ class RunControl:
 
     def interrupted(self, vcpu: Vcpu) -> bool:
         """A vCPU came out of the guest: look why, wait while paused, say whether to leave."""
-        state = self.state
+        state, death = self.state, self._death
+        if death is not None and death.vcpu == vcpu.index:
+            self._death = None
+            if not self._is_kept(death):
+                state.end(death)
         if self.gate.pass_by(vcpu) or state.ending is not None:
             return True
         if self._alone and vcpu.asleep:

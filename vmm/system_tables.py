@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Sequence
 
 from devices.acpi_pm import SOFT_OFF
-from devices.pc_ports import ACPI_PM_PORTS
+from devices.pc_ports import ACPI_PM_PORTS, PVPANIC_PORT
 from firmware.acpi import Board, VirtioSlot, acpi_tables
 from firmware.acpi.dsdt import SOFT_OFF as NAMED_SOFT_OFF
 from firmware.mp_table import MOST_PROCESSORS, mp_tables
@@ -75,6 +75,7 @@ def system_tables(
         virtio=tuple(VirtioSlot(*slot) for slot in virtio),
         generation_gpa=GENERATION_GPA,
         ged_gsi=GED_GSI,
+        pvpanic_port=PVPANIC_PORT,
     )
     processor = _processor(leaves)
     acpi = acpi_tables(board, RSDP_GPA)

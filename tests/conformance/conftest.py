@@ -146,6 +146,11 @@ def virtio(
 CATALOGUE = (
     Model("debugcon.DebugCon", 1, lambda s: {"out": s.event("out")}),
     Model("debug_exit.DebugExit", 4, lambda s: {"on_exit": s.event("exit")}),
+    Model(
+        "pvpanic.PvPanic",
+        1,
+        lambda s: {"on_panicked": s.event("panicked"), "on_crash_loaded": s.event("crash")},
+    ),
     Model("post.PostPort", 1, lambda s: {"sink": s.event("post")}, writes=((0, 1, 0x55),)),
     Model(
         "pci_host.PciHost",

@@ -128,7 +128,7 @@ exit status:
   0    the guest halted, powered off or, without --reboot, reset the machine
   2    wrong usage, or an image that cannot be booted
   4    KVM cannot be used ('vmm doctor' says why)
-  6    the guest died: a triple fault, a KVM error; a report says of what
+  6    the guest died: a triple fault, a panic, a KVM error; a report says of what
   8    a fault of the monitor
   124  --timeout or --max-exits was reached
   130  ended by Ctrl-A x, Ctrl-C or a reader that went away

@@ -74,6 +74,15 @@ def _device_fault(death: Death) -> Cause:
     )
 
 
+def _panic(death: Death) -> Cause:
+    said = death.reason_name
+    advice = ["look at the guest's console for what led to it"]
+    if death.symbols is None:
+        names = "--symbols with its System.map or vmlinux names the functions on the stack"
+        advice.append(f"{names} (boot it with nokaslr)")
+    return Cause(f"it says {said!r}" if said else "why is not on its console", (), tuple(advice))
+
+
 _FINDERS: dict[Kind, Callable[[Death], Cause]] = {
     "shutdown": shutdown_cause,
     "fail_entry": _fail_entry,
@@ -86,4 +95,5 @@ _FINDERS: dict[Kind, Callable[[Death], Cause]] = {
     "stopped": timeout_cause,
     "halt": halt_cause,
     "device_fault": _device_fault,
+    "panic": _panic,
 }

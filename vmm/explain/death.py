@@ -26,11 +26,13 @@ Kind = Literal[
     "stopped",
     "halt",
     "device_fault",
+    "panic",
 ]
 """shutdown: a triple fault. memory_fault: KVM_EXIT_MEMORY_FAULT. unclaimed_access: no device
 answers there, and the machine is strict. timeout, max_exits: the time or the exits given to it ran
 out. stopped: somebody ended the run. halt: HLT that nothing will end. device_fault: a device model
-of ours raised. The others are exits of these names, unhandled_exit any that we do not handle."""
+of ours raised. panic: the guest's kernel said so. The others are exits of these names,
+unhandled_exit any that we do not handle."""
 
 
 def no_memory(gpa: int, size: int) -> bytes:
@@ -98,7 +100,8 @@ class Death:
     """fail_entry: hardware_entry_failure_reason. unhandled_exit of KVM_EXIT_UNKNOWN:
     hardware_exit_reason."""
     reason_name: str = ""
-    """unhandled_exit: the exit's name. device_fault: the device's name."""
+    """unhandled_exit: the exit's name. device_fault: the device's name. panic: what the kernel said
+    of it, if anything."""
     gpa: int | None = None
     """memory_fault: the guest-physical address."""
     error: str = ""

@@ -33,6 +33,7 @@ _TITLES = {
     "stopped": "the run was stopped",
     "halt": "guest halted for good",
     "device_fault": "the VMM failed",
+    "panic": "guest died: its kernel panicked",
 }
 
 

@@ -38,6 +38,7 @@ class Machine:
         self.bios = None
         self.irqchip = False
         self.symbols = None
+        self.notes: list[str] = []
         self.started: Start | None = Start("long", 0x1000)
         self.memory = SimpleNamespace(read=self.read)
 
@@ -55,13 +56,21 @@ class Machine:
         raise GuestMemoryError("closed")
 
 
-@pytest.mark.parametrize("reason", ["shutdown", "fail_entry", "internal_error", "timeout"])
+@pytest.mark.parametrize("reason", ["shutdown", "fail_entry", "internal_error", "timeout", "panic"])
 def test_a_death_is_explained_without_registers_too(reason):
     found = Autopsy(Machine(), Ending(reason, detail="what KVM said"), 3, 0.1)
     assert found.cpu is None
     text = found.explanation.text()
     assert text.startswith("guest ")
     assert "the guest was started at 0x1000 in long mode" in text
+
+
+def test_a_panic_is_told_in_the_kernels_words():
+    found = Autopsy(Machine(), Ending("panic", detail="Fatal exception"), 3, 0.1)
+    headline = found.explanation.headline
+    assert headline == "guest died: its kernel panicked after 3 exits: it says 'Fatal exception'"
+    silent = Autopsy(Machine(), Ending("panic"), 3, 0.1)
+    assert silent.explanation.headline.endswith("after 3 exits: why is not on its console")
 
 
 def test_the_last_exits_are_told_with_their_devices():

@@ -19,6 +19,7 @@ REASONS = {
     "shutdown": 6,
     "internal_error": 6,
     "fail_entry": 6,
+    "panic": 6,
 }
 
 
@@ -45,7 +46,8 @@ def test_a_status_is_an_int():
 
 @pytest.mark.parametrize("reason", get_args(Reason))
 def test_deaths(reason):
-    assert RunResult(reason, 1).died is (reason in {"shutdown", "internal_error", "fail_entry"})
+    deaths = {"shutdown", "internal_error", "fail_entry", "panic"}
+    assert RunResult(reason, 1).died is (reason in deaths)
     assert (reason in DEATHS) is RunResult(reason, 1).died
 
 

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from devices import acpi_pm
+from devices import acpi_pm, pvpanic
 from kvm_bindings import CpuidEntry
 from vmm.errors import ConfigError
 from vmm.identity import Identity
@@ -73,6 +73,13 @@ def test_it_fits_the_devices():
     sleep = area[area.index(b"_S5_") + 4 :]
     assert sleep[:2] == bytes([0x12, 0x06])
     assert sleep[3] == acpi_pm.SOFT_OFF == 0
+
+
+def test_a_panic_can_be_told():
+    area = memory(system_tables(LAYOUT, cpus=1))
+    panic = area[area.index(b"QEMU0001\0") :]
+    io = struct.pack("<BBHHBB", 0x47, 1, pvpanic.PORT, pvpanic.PORT, 1, 1)
+    assert io in panic[:40]
 
 
 def test_each_machine_has_a_generation_of_its_own():
