@@ -226,7 +226,7 @@ class Breakpoints:
         found = self._vcpus[0].kvm.translate(address)
         gpa = int(found.physical_address)
         for region in self._memory:
-            if found.valid and region.gpa <= gpa < region.end and not region.readonly:
+            if found.valid and region.gpa <= gpa < region.end and region.kind == "ram":
                 return gpa
         return None
 

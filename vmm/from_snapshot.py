@@ -147,6 +147,7 @@ def refuse_untrusted(
     if found or shared:
         image = settings.get("image") if settings.get("bios") else ""
         found += [f"disk {text}" for text in (*_texts(image), *_texts(settings.get("disks")))]
+        found += [f"pmem {text}" for text in _texts(settings.get("pmem"))]
     if found:
         raise SnapshotError(
             f"{snapshot.path}: the machine has {', '.join(found)} of this host; if you know where "

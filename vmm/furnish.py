@@ -73,7 +73,8 @@ def furnish(
             com1=machine.devices["com1"],
             terminal=terminal,
         )
-    if (settings["disks"] and not bios) or settings.get("rng") or settings.get("virtio_console"):
+    plain = any(settings.get(kind) for kind in ("pmem", "rng", "virtio_console"))
+    if plain or (settings["disks"] and not bios):
         from vmm.virtio.disks import add_plain_devices
 
         add_plain_devices(machine, settings, private=private, folder=folder, terminal=terminal)

@@ -127,7 +127,7 @@ class Hardware:
         """Have KVM log which pages of RAM the guest writes to, or no more; returns the slots of
         RAM by number."""
         flags = c.KVM_MEM_LOG_DIRTY_PAGES if on else 0
-        ram = [(n, region) for n, region in enumerate(self._slots) if not region.readonly]
+        ram = [(n, region) for n, region in enumerate(self._slots) if region.kind == "ram"]
         for number, region in ram:
             self.vm.set_user_memory_region(number, region.gpa, region.size, region.hva, flags)
         return ram

@@ -72,6 +72,7 @@ def boot(
     share: Sequence[str] = (),
     balloon: bool = False,
     smbios: Sequence[str] = (),
+    pmem: Sequence[str] = (),
     devices: Sequence[str] = (),
     name: str = "",
     symbols: str | Path | None = None,
@@ -110,6 +111,7 @@ def boot(
         smbios: what the machine says it is: "serial=S-17,uuid=...", "type=3,asset=SHELF", in the
             words of QEMU's -smbios (`firmware.smbios.FIELDS`). For Linux and for firmware.
         balloon: let the guest give memory back.
+        pmem: persistent memory: "FILE" or "FILE,readonly", of a multiple of 2 MiB.
         devices: devices of your own, each as "FILE.py:CLASS@pio:0x10" (`vmm.userdev`).
         name: the machine's; network cards have addresses that belong to it.
         symbols: a file with names for the guest's addresses, ELF or as nm prints them; None: the
@@ -196,6 +198,7 @@ def boot(
             "balloon": balloon,
             "smbios": list(smbios),
             "pvpanic": plan.wants_tables and irqchip,
+            "pmem": list(pmem),
             "name": name,
             "devices": list(devices),
             "symbols": None if symbols is None else str(symbols),

@@ -1,8 +1,8 @@
 """Guest memory: what lies at a guest-physical address.
 
 RAM is one memfd, mapped range by range around the holes of the physical address map; read-only
-memory (a firmware image) is mapped beside it. Addresses are checked here, for everybody: no
-other module turns a guest-physical address into a pointer.
+memory (a firmware image) and files (persistent memory) are mapped beside it. Addresses are checked
+here, for everybody: no other module turns a guest-physical address into a pointer.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ from vmm.errors import ConfigError, GuestMemoryError, MappingOverlap
 from vmm.layout import PAGE_SIZE, MemoryLayout, RamRange
 from vmm.mapping import map_over
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
+    FileAccess: TypeAlias = Literal["read-only", "writable", "private"]
+
 __all__ = ["GuestMemory", "Region"]
 
 _HUGE_PAGE = 2 << 20
@@ -30,7 +36,7 @@ _MADV_REMOVE = 9
 class Region:
     """`size` bytes of host memory that the guest sees from `gpa` on, called `what` in messages."""
 
-    __slots__ = ("gpa", "map", "readonly", "size", "skipped", "view", "what")
+    __slots__ = ("fd", "gpa", "kind", "map", "readonly", "size", "skipped", "view", "what")
 
     def __init__(
         self,
@@ -41,6 +47,9 @@ class Region:
         readonly: bool,
         what: str,
         skipped: int = 0,
+        *,
+        kind: Literal["ram", "rom", "file"],
+        fd: int = -1,
     ) -> None:
         self.gpa = gpa
         self.size = size
@@ -50,6 +59,11 @@ class Region:
         self.what = what
         self.skipped = skipped
         """How many bytes of `map` come before the region."""
+        self.kind = kind
+        """RAM; read-only memory that belongs to the machine; or a file, which does not."""
+        self.fd = fd
+        """The file that it is a shared mapping of, from its beginning; -1 where it is none, or RAM,
+        which is `GuestMemory.fd`."""
 
     @property
     def end(self) -> int:
@@ -135,13 +149,35 @@ class GuestMemory:
         mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         mapping[: len(data)] = bytes(data)
         mapping[len(data) :] = b"\xff" * (size - len(data))
-        region = Region(gpa, size, mapping, memoryview(mapping), True, what)
+        region = Region(gpa, size, mapping, memoryview(mapping), True, what, kind="rom")
+        self._insert(region)
+        return region
+
+    def add_file(self, gpa: int, fd: int, size: int, access: FileAccess) -> Region:
+        """Map the first `size` bytes of a file at `gpa`.
+
+        Args:
+            gpa, size: whole pages.
+            fd: the file, which stays the caller's, must stay open and must not become shorter.
+            access: the guest reads; it writes to the file; or to a copy of its own.
+
+        Raises:
+            MappingOverlap: there is memory already.
+            OSError: the file cannot be mapped.
+        """
+        shared = access == "writable"
+        mapping = mmap.mmap(fd, size, access=mmap.ACCESS_WRITE if shared else mmap.ACCESS_COPY)
+        region = Region(
+            *(gpa, size, mapping, memoryview(mapping), access == "read-only", "a file"),
+            kind="file",
+            fd=fd if shared else -1,
+        )
         self._insert(region)
         return region
 
     def ram_offset(self, region: Region) -> int:
         """Where a region of RAM begins in `fd`, or behind the offset of `base`."""
-        return sum(r.size for r in self._regions if not r.readonly and r.gpa < region.gpa)
+        return sum(r.size for r in self._regions if r.kind == "ram" and r.gpa < region.gpa)
 
     def map_privately(self, fd: int, offset: int) -> None:
         """Make RAM a private copy of a file from `offset` on: pages are read when they are first
@@ -157,7 +193,7 @@ class GuestMemory:
         if self.huge_pages:
             raise ConfigError("memory of huge pages cannot be mapped from a file")
         for region in self._regions:
-            if not region.readonly:
+            if region.kind == "ram":
                 map_over(region.hva, region.size, fd, offset + self.ram_offset(region))
         old = self.fd if self.base is None else self.base[0]
         self.base = os.dup(fd), offset
@@ -195,14 +231,14 @@ class GuestMemory:
             raise ConfigError("memory of huge pages cannot be shared with a copy")
         self.base, self.fd = (self.fd, 0), -1
         for region in self._regions:
-            if not region.readonly:
+            if region.kind == "ram":
                 map_over(region.hva, region.size, self.base[0], self.ram_offset(region))
 
     def expect(self, gpa: int, size: int) -> None:
         """Prepare for all of a range of RAM being written soon: where the host can, it gets
         huge pages, which are one fault where there were 512."""
         region = self._find(gpa)
-        if region is None or region.readonly:
+        if region is None or region.kind != "ram":
             return
         start = -(-(gpa - region.gpa) // _HUGE_PAGE) * _HUGE_PAGE
         end = (min(gpa + size, region.end) - region.gpa) // _HUGE_PAGE * _HUGE_PAGE
@@ -306,7 +342,7 @@ class GuestMemory:
         at = ctypes.addressof(ctypes.c_char.from_buffer(piece))
         for region in self._regions:
             offset = at - region.hva
-            if not region.readonly and 0 <= offset < region.size:
+            if region.kind == "ram" and 0 <= offset < region.size:
                 start = -(-offset // PAGE_SIZE) * PAGE_SIZE
                 end = min(offset + len(piece), region.size) // PAGE_SIZE * PAGE_SIZE
                 if start < end:
@@ -349,13 +385,14 @@ class GuestMemory:
         ones. Python cannot say where, so there is room for moving it."""
         if self.huge_pages:
             mapping = mmap.mmap(self.fd, ram.size, offset=offset)
-            return Region(ram.start, ram.size, mapping, memoryview(mapping), False, "RAM")
+            view = memoryview(mapping)
+            return Region(ram.start, ram.size, mapping, view, False, "RAM", kind="ram")
         mapping = mmap.mmap(self.fd, ram.size + _HUGE_PAGE, offset=offset)
         address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
         skipped = -address % _HUGE_PAGE
         map_over(address + skipped, ram.size, self.fd, offset, shared=True)
         view = memoryview(mapping)[skipped : skipped + ram.size]
-        region = Region(ram.start, ram.size, mapping, view, False, "RAM", skipped)
+        region = Region(ram.start, ram.size, mapping, view, False, "RAM", skipped, kind="ram")
         region.advise(mmap.MADV_HUGEPAGE, 0, ram.size)
         return region
 

@@ -16,6 +16,7 @@ import pytest
 
 from devices.virtio.blk import Blk
 from devices.virtio.console import ConsolePort, VirtioConsole
+from devices.virtio.pmem import Pmem
 from devices.virtio.rng import Rng
 from devices.wiring import GuestAddressError
 
@@ -132,7 +133,7 @@ def virtio(
 ) -> Model:
     """A virtio device behind its registers."""
     counts = ("fault", "interrupts", "notifications", "device._requests", "device._bytes")
-    counts += ("device._sent", "device._received")
+    counts += ("device._sent", "device._received", "device._flushes", "device._errors")
     return Model(
         "virtio.mmio.VirtioMmio",
         span,
@@ -214,6 +215,7 @@ CATALOGUE = (
     ),
     virtio(lambda s: Rng(source=bytes), 0x100),
     virtio(lambda s: Blk(queues=2), 0x139),
+    virtio(lambda s: Pmem(1 << 32, 1 << 21, bool), 0x110),
     virtio(
         lambda s: VirtioConsole(
             [ConsolePort(s.event("out"), s.event("room")), ConsolePort(name="second")]

@@ -192,6 +192,7 @@ def _boot(options: Options, outlet: Outlet) -> Machine:
         share=options.share,
         balloon=options.balloon,
         smbios=options.smbios,
+        pmem=options.pmem,
         name=options.name or "",
         devices=options.device,
         console=outlet.write,

@@ -130,6 +130,14 @@ RUN_OPTIONS = (
         takes="[type=N,]NAME=VALUE[,...]",
         repeated=True,
     ),
+    RunOption(
+        "--pmem",
+        "machine",
+        "persistent memory (/dev/pmem0): the file is in the guest's address space, above its RAM; "
+        "its size is a multiple of 2M; may be given more than once",
+        takes="FILE[,readonly]",
+        repeated=True,
+    ),
     RunOption("--balloon", "machine", "let the guest give memory back ('vmm balloon')"),
     RunOption(
         "--rng",

@@ -115,8 +115,10 @@ def one_of(option: str, choices: Sequence[str]) -> Callable[[str], str]:
 
 
 def close_to(word: str, known: Iterable[str]) -> str:
-    """Say "did you mean ...?", or nothing where no known word is like it."""
+    """Say "did you mean ...?", or nothing where no known word is like it; of two that are, one that
+    begins with the word."""
     from difflib import get_close_matches
 
-    near = get_close_matches(word, list(known), 1)
+    near = get_close_matches(word, list(known), 3)
+    near.sort(key=lambda other: not other.startswith(word))
     return f"did you mean {near[0]}?" if near else ""

@@ -35,7 +35,7 @@ def fork(
         fd, offset = freeze(memory)
         ram = tuple(region for region in image_regions(memory) if not region.readonly)
         state = take_state(machine, MemoryImage(fd, offset, ram))
-        roms = [(r.gpa, bytes(r.view), r.what) for r in memory if r.readonly]
+        roms = [(r.gpa, bytes(r.view), r.what) for r in memory if r.kind == "rom"]
         child: Machine = type(machine)(**config, trace=machine.trace is not None)
         try:
             for gpa, data, what in roms:

@@ -69,7 +69,7 @@ class MemoryImage:
         """Make `memory` what the image holds: RAM of the same layout, and its read-only regions,
         those that are not there yet."""
         memory.map_privately(self.fd, self.offset)
-        have = {region.gpa: region for region in memory if region.readonly}
+        have = {region.gpa: region for region in memory if region.kind == "rom"}
         for region in self.regions:
             if region.readonly:
                 data = os.pread(self.fd, region.size, self.offset + region.offset)
@@ -111,9 +111,10 @@ class MemoryImage:
 
 
 def image_regions(memory: GuestMemory) -> tuple[ImageRegion, ...]:
-    """Where the regions of a machine's memory lie in an image of it."""
+    """Where the regions of a machine's memory lie in an image of it; files are no part of it."""
     found, offset = [], 0
-    for region in sorted(memory, key=lambda region: (region.readonly, region.gpa)):
+    own = (region for region in memory if region.kind != "file")
+    for region in sorted(own, key=lambda region: (region.readonly, region.gpa)):
         found.append(ImageRegion(region.gpa, region.size, offset, region.readonly, region.what))
         offset += region.size
     return tuple(found)
@@ -245,7 +246,7 @@ def freeze(memory: GuestMemory) -> tuple[int, int]:
     """
     if memory.base is None:
         memory.freeze()
-    elif any(has_private_pages(r.hva, r.size) for r in memory if not r.readonly):
+    elif any(has_private_pages(r.hva, r.size) for r in memory if r.kind == "ram"):
         fd = os.memfd_create("glassvm-ram", os.MFD_CLOEXEC)
         try:
             os.ftruncate(fd, memory.size)
@@ -259,7 +260,7 @@ def freeze(memory: GuestMemory) -> tuple[int, int]:
 
 def _copy_ram(memory: GuestMemory, fd: int) -> None:
     for region in memory:
-        if not region.readonly:
+        if region.kind == "ram":
             offset = memory.ram_offset(region)
             for start, end in used_ranges(memory, region):
                 done = start

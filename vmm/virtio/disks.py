@@ -1,4 +1,4 @@
-"""Disks, entropy and console as virtio devices: from what options say to devices in a machine."""
+"""Storage, entropy and console as virtio devices: from what options say to devices in a machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from devices.virtio.blk import Blk
 from vmm.errors import ConfigError
 from vmm.host.block import BlockFile
+from vmm.host.pmem_file import PmemFile
 from vmm.virtio.disk_options import DiskSpec
 
 TYPE_CHECKING = False
@@ -31,7 +32,7 @@ def add_plain_devices(
 
     Args:
         machine: has interrupt controllers, without which these devices are of little use.
-        settings: disks (those of a boot sector are the BIOS's), rng and virtio_console of
+        settings: pmem, disks (those of a boot sector are the BIOS's), rng and virtio_console of
             `vmm.launch.boot`.
         private: what the guest writes to its disks is its own, and gone with it.
         folder: what relative names of files are relative to; the current one unless given.
@@ -40,6 +41,12 @@ def add_plain_devices(
     Raises:
         ConfigError: a disk cannot be had.
     """
+    if settings.get("pmem"):
+        # Before whatever is told once where memory lies.
+        from vmm.virtio.pmem import add_pmem
+
+        for text in settings["pmem"]:
+            add_pmem(machine, text, private=private, folder=folder)
     for text in () if settings["bios"] else settings["disks"]:
         add_disk(machine, text, private=private, folder=folder)
     if settings.get("rng"):
@@ -138,9 +145,6 @@ def load_disks(machine: Machine, saved: Mapping[str, Any]) -> None:
             raise ConfigError(f"the state of the disk {name}: {error}") from None
 
 
-def _disks(machine: Machine) -> dict[str, BlockFile]:
-    return {
-        place.name: place.device.disk
-        for place in machine.virtio
-        if isinstance(place.device, Blk) and isinstance(place.device.disk, BlockFile)
-    }
+def _disks(machine: Machine) -> dict[str, BlockFile | PmemFile]:
+    disks = {place.name: getattr(place.device, "disk", None) for place in machine.virtio}
+    return {n: disk for n, disk in disks.items() if isinstance(disk, BlockFile | PmemFile)}

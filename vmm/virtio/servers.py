@@ -162,11 +162,13 @@ class UserServer:
             ConfigError: it is a private copy, which nobody else sees.
         """
         fd = memory.shared_fd(self.name)
-        self._connection.set_memory(
+        ram = [
             SharedRegion(r.gpa, r.size, r.hva, fd, memory.ram_offset(r))
             for r in memory
-            if not r.readonly
-        )
+            if r.kind == "ram"
+        ]
+        files = [SharedRegion(r.gpa, r.size, r.hva, r.fd, 0) for r in memory if r.fd >= 0]
+        self._connection.set_memory(ram + files)
 
     def start(self, queues: Sequence[int]) -> None:
         """Let it serve the queues."""

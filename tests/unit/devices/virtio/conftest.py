@@ -13,6 +13,7 @@ from devices.virtio.console import ConsolePort, VirtioConsole
 from devices.virtio.driver import Driver, DriverQueue, Ram
 from devices.virtio.mmio import VirtioMmio
 from devices.virtio.net import Net
+from devices.virtio.pmem import Pmem
 from devices.virtio.rng import Rng
 from devices.virtio.vsock import Vsock
 from devices.wiring import discard
@@ -82,6 +83,7 @@ DEVICES: dict[str, Callable[[], Any]] = {
     "net": lambda: Net(FakeLink(), b"\2\0\0\0\0\1"),
     "vsock": lambda: Vsock(3, lambda port: None),
     "balloon": lambda: Balloon(lambda piece: None),
+    "pmem": lambda: Pmem(1 << 32, 1 << 21, lambda: None),
 }
 
 

@@ -19,7 +19,7 @@ def hostile(request):
     return next(p for p in plugins if hasattr(p, "Attack") and hasattr(p, "DEVICES"))
 
 
-KINDS = ("rng", "blk", "console", "ports", "net", "vsock", "balloon")
+KINDS = ("rng", "blk", "console", "ports", "net", "vsock", "balloon", "pmem")
 
 
 def test_every_kind_is_attacked(hostile):

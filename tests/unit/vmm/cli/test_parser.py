@@ -59,6 +59,7 @@ def test_every_option_of_run_is_read():
             *("--gdb", "unix:g", "--gdb-nowait", "--initrd", "i.img", "--reboot"),
             *("--net", "user", "--net", "tap=t", "--vsock", "3", "--share", "d", "--balloon"),
             *("--rng", "off", "--virtio-console", "--smbios", "serial=S", "--smbios", "type=3"),
+            *("--pmem", "p.img", "--pmem", "q.img,readonly"),
             *("--config", "c", "--print-config", "--detach", "--log", "journal"),
         ]
     )
@@ -77,6 +78,7 @@ def test_every_option_of_run_is_read():
         "net": ["user", "tap=t"], "vsock": "3", "share": ["d"], "balloon": True,
         "initrd": "i.img", "reboot": True, "detach": True, "log": "journal",
         "rng": "off", "virtio_console": True, "smbios": ["serial=S", "type=3"],
+        "pmem": ["p.img", "q.img,readonly"],
     }  # fmt: skip
 
 
