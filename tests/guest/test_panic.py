@@ -16,7 +16,7 @@ def test_a_panic_ends_the_run_with_its_reason(
     linux: Callable[..., Any], modules: Callable[..., Mapping[str, bytes]]
 ) -> None:
     """Before the kernel does what it was told to do after a panic: to reset the machine."""
-    guest = linux(SCRIPT, files=modules("pvpanic-mmio"), cpus=2)
+    guest = linux(SCRIPT, files=modules("pvpanic_mmio"), cpus=2)
     assert "driver of QEMU0001:00" in guest.text
     assert guest.result.reason == "panic", guest.result.report()
     assert guest.result.status == 6

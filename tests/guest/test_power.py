@@ -23,10 +23,13 @@ poweroff -f
 SCRIPT = """\
 echo no driver; read line
 for module in /modules/*.ko; do insmod $module; done
-acpid -f &
-while ! ls -l /proc/$!/fd | grep -q /dev/input/; do sleep 1; done
-echo a daemon waits
+acpid -d &
+while [ -d /proc/$! ]; do
+    ls -l /proc/$!/fd | grep -q /dev/input/ && echo a daemon waits && break
+    sleep 1
+done
 wait
+echo nobody acts on the button; poweroff -f
 """
 
 
