@@ -54,6 +54,7 @@
     .set BUFFERS, 0x200
     .set ANSWER, 0x400
     .set QUEUE_END, 1 << QUEUE_SHIFT
+    .set QUEUES, 6                  # as many as any device has that is attacked
     .set NEXT, 1
     .set WRITE, 2
 
@@ -97,7 +98,7 @@
 .macro copy_template
     mov eax, esi
     mov esi, [ebx + row_template]
-    movzx ecx, byte ptr [ebx + row_readable]
+    movzx ecx, word ptr [ebx + row_readable]
     shr ecx, 2
     add edi, BUFFERS
     rep movsd
@@ -108,11 +109,11 @@
     add edi, AREAS
 .endm
 
-# One of the device's first four queues: its number in ECX, where it lies in EBX.
+# One of the device's first eight queues: its number in ECX, where it lies in EBX.
 .macro queue
     random
     mov ecx, eax
-    shr ecx, 30
+    shr ecx, 29
     mov ebx, ecx
     shl ebx, QUEUE_SHIFT
     add ebx, edi
@@ -214,8 +215,8 @@ reset:
     say 'r'
     jmp done
 
-# Bring the device up as a driver does, with any of its features, and four queues of which some are
-# of a size or in a place that cannot be.
+# Bring the device up as a driver does, with any of its features, and queues of which some are of a
+# size or in a place that cannot be.
 start:
     mov dword ptr [esi + Status], 0
     mov dword ptr [esi + Status], 1
@@ -261,7 +262,7 @@ start:
     .endr
     mov dword ptr [esi + QueueReady], 1
     inc ebx
-    cmp ebx, 4
+    cmp ebx, QUEUES
     jb 2b
     mov dword ptr [esi + Status], 15
     say 's'
@@ -321,7 +322,7 @@ available:
 kick:
     random
     mov ecx, eax
-    shr ecx, 30
+    shr ecx, 29
     test al, 0x1F
     jnz 1f
     go number
@@ -345,12 +346,15 @@ poison:
 1:  mov [edi + ecx], edx
     jmp done
 
-# A request of the device's type in which one word is wrong, or a length.
+# A request of the device's type, in which a word may be wrong, or a length.
 mutant:
     go request                      # EBX: the row
     test ebx, ebx
     jz done
     copy_template
+    random
+    test al, 0x30
+    jnz 2f
     go number
     mov edx, eax
     random
@@ -358,8 +362,8 @@ mutant:
     shr ecx, 27
     and ecx, 0x1C
     mov [edi + BUFFERS + ecx], edx
-    movzx ecx, byte ptr [ebx + row_queue]
-    movzx edx, byte ptr [ebx + row_readable]
+2:  movzx ecx, byte ptr [ebx + row_queue]
+    movzx edx, word ptr [ebx + row_readable]
     movzx ebx, word ptr [ebx + row_writable]
     random
     test al, 0x30
@@ -446,8 +450,7 @@ length:
     mov eax, [lengths + eax * 4]
     jmp esp
 
-# What a driver may ask of this type of device: its row in EBX, 0 where there is none.
-# Clobbers EAX.
+# One of the requests of this type of device: its row in EBX, 0 where there is none. Clobbers EAX.
 request:
     mov eax, [esi + DeviceID]
     mov ebx, offset rows
@@ -457,7 +460,16 @@ request:
     cmp ebx, offset rows_end
     jb 1b
     xor ebx, ebx
-2:  jmp esp
+    jmp esp
+2:  random
+    test al, 3
+    jz 3f
+    mov al, [ebx + row_type]
+    cmp [ebx + ROW_SIZE + row_type], al
+    jne 3f
+    add ebx, ROW_SIZE
+    jmp 2b
+3:  jmp esp
 
 # Reset the device, bring it up as a driver that behaves does, and make one request. ZF is set
 # where it was answered, or there is none to make. Clobbers EAX, EBX, ECX and EDX.
@@ -500,7 +512,7 @@ drive:
     mov dword ptr [esi + QueueReady], 1
     mov dword ptr [esi + Status], 15
     lea ecx, [edx + BUFFERS]
-    movzx eax, byte ptr [ebx + row_readable]
+    movzx eax, word ptr [ebx + row_readable]
     test eax, eax
     jz 6f
     mov [edx], ecx                  # what is to be read
@@ -596,41 +608,112 @@ registers:
     .word QueueNotify, InterruptACK, Status, QueueDescLow, QueueDescLow + 4, QueueDriverLow
     .word QueueDriverLow + 4, QueueDeviceLow, QueueDeviceLow + 4, QueueReset
 
-# A request of each type that is answered at once: the type, the queue, how much there is to be
-# read, how much is written at least, what is read.
+# Requests by the type of device: queue, bytes to be read, bytes that are written at least, what is
+# read. Each type's first one is answered at once, and is what a driver that behaves asks for.
 .macro row type, queue, readable, writable, template
-    .byte \type, \queue, \readable, 0
-    .word \writable, 0
+    .byte \type, \queue
+    .word \readable, \writable, 0
     .long \template
 .endm
 
 rows:
     row 1, 1, 72, 0, nothing        # net: send a frame of zeros
+    row 1, 1, 72, 0, segmented
+    row 1, 0, 0, 1526, nothing      # room for a frame
     row 2, 0, 16, 513, nothing      # block: read sector 0
+    row 2, 0, 16 + 512, 1, block_out
+    row 2, 1, 16 + 1024, 1, block_out
+    row 2, 0, 16, 1, block_flush
+    row 2, 1, 16, 21, block_id
+    row 2, 0, 16 + 16, 1, block_discard
+    row 2, 0, 16 + 16, 1, block_zero
     row 3, 1, 4, 0, words           # console: print
+    row 3, 0, 0, 64, nothing        # room for input
+    row 3, 3, 8, 0, console_ready
+    row 3, 3, 8, 0, console_port
+    row 3, 3, 8, 0, console_open
+    row 3, 2, 0, 64, nothing        # room for control messages
+    row 3, 5, 4, 0, words           # print at the second port
     row 4, 0, 0, 16, nothing        # entropy
     row 5, 0, 4, 0, page            # balloon: inflate by a page
-    row 19, 1, 44, 0, connection    # vsock: connect
+    row 5, 1, 4, 0, page            # deflate
+    row 5, 2, 20, 0, statistics
+    row 5, 3, 0, 0x2000, nothing    # report free pages
+    row 19, 1, 44, 0, connect       # vsock
+    row 19, 1, 44 + 64, 0, send
+    row 19, 1, 44, 0, credit_update
+    row 19, 1, 44, 0, credit_request
+    row 19, 1, 44, 0, shutdown
+    row 19, 0, 0, 512, nothing      # room for a packet
     row 26, 1, 56, 80, fuse_init    # fs: begin a session
     row 27, 0, 4, 4, nothing        # pmem: flush
 rows_end:
 
 nothing:
     .zero 72
+    .zero 4
+segmented:                          # checksum at 16 of what begins at 14, and TCP/IPv4 in pieces of 8
+    .byte 1, 1
+    .word 54, 8, 14, 16, 1
+    .zero 60
 words:
     .ascii "ok.\n"
+console_ready:                      # DEVICE_READY
+    .long 0
+    .word 0, 1
+console_port:                       # PORT_READY, of the second
+    .long 1
+    .word 3, 1
+console_open:                       # PORT_OPEN
+    .long 1
+    .word 6, 1
 page:
     .long (AREAS + 0x3000) >> 12
-connection:                         # from port 1234 of guest 3 to port 1 of the host
+statistics:
+    .word 0
+    .quad 1
+    .word 5
+    .quad 2
+
+    # From port 1234 of guest 3 to port 1 of the host.
+.macro packet op, size, flags
     .quad 3, 2
-    .long 1234, 1, 0
-    .word 1, 1                      # a stream; a request
-    .long 0, 0x10000, 0
+    .long 1234, 1, \size
+    .word 1, \op
+    .long \flags, 0x10000, 0
+.endm
+connect:
+    packet 1, 0, 0
+shutdown:
+    packet 4, 0, 3
+send:
+    packet 5, 64, 0                 # 64 bytes of what follows
+credit_update:
+    packet 6, 0, 0
+credit_request:
+    packet 7, 0, 0
+
 fuse_init:                          # version 7.31
     .long 56, 26
     .quad 1, 0
     .long 0, 0, 0, 0
     .long 7, 31, 0, 0
+
+    # Headers of requests for sector 0. What is written is what follows here.
+block_flush:
+    .long 4, 0, 0, 0
+block_id:
+    .long 8, 0, 0, 0
+block_discard:
+    .long 11, 0, 0, 0
+    .quad 8
+    .long 8, 0
+block_zero:
+    .long 13, 0, 0, 0
+    .quad 16
+    .long 8, 1
+block_out:
+    .long 1, 0, 0, 0
 
 # -- the reset vector ---------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from collections import Counter
 
 import pytest
 
+from devices.virtio import net
 from devices.virtio.balloon import Balloon
 from devices.virtio.blk import Blk
 from devices.virtio.console import ConsolePort, VirtioConsole
@@ -36,18 +37,61 @@ GROWTH = 32 << 20
 
 
 class Link:
-    offloads = 0
+    """A cable that takes everything, and has a frame now and then."""
+
+    offloads = net.OFFLOADS
     header = False
     mtu = 0
+
+    def __init__(self):
+        self._asked = 0
 
     def agree(self, features):
         pass
 
     def send(self, parts):
-        return True
+        return sum(map(len, parts)) % 16 != 0
 
     def receive(self, parts):
-        return 0
+        self._asked += 1
+        if self._asked % 3:
+            return 0
+        parts[0][:60] = bytes(60)[: len(parts[0])]
+        return min(60, len(parts[0]))
+
+
+class Echo:
+    """The host's end of a connection: gives back what it took."""
+
+    def __init__(self):
+        self._kept = b""
+
+    def read(self, size):
+        given, self._kept = self._kept[:size], self._kept[size:]
+        return given or None
+
+    def write(self, data):
+        taken = bytes(data[: 4096 - len(self._kept)])
+        self._kept += taken
+        return len(taken)
+
+    def connected(self, port):
+        pass
+
+    def end_of_input(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def devices(machine, disk):
+    """One of each type that is served here, with all that it can."""
+    ports = [ConsolePort(discard, console=True), ConsolePort(discard, name="second")]
+    return (
+        *(Rng(), Blk(disk, queues=2), VirtioConsole(ports), Net(Link(), b"\2\0\0\0\0\1")),
+        *(Vsock(3, lambda port: Echo() if port < 16 else None), Balloon(machine.memory.discard)),
+    )
 
 
 def held():
@@ -91,11 +135,7 @@ def attacked(vm_factory, tmp_path):
             machine = vm_factory("payload:hostile", memory=RAM, **options)
             disk = at_end.enter_context(BlockFile(image, access="writable"))
             at_end.callback(machine.close)
-            for device in (
-                *(Rng(), Blk(disk, queues=2), VirtioConsole([ConsolePort(discard, console=True)])),
-                *(Net(Link(), b"\2\0\0\0\0\1"), Vsock(3, lambda port: None)),
-                Balloon(machine.memory.discard),
-            ):
+            for device in devices(machine, disk):
                 machine.add_virtio(device)
             storage = tmp_path / "pmem.img"
             storage.write_bytes(bytes(2 << 20))
