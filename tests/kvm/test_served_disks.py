@@ -13,6 +13,7 @@ import sys
 import pytest
 
 import vmm
+from tests.kvm.qcow2 import CLUSTER, SECTORS, write_qcow2
 from tests.kvm.virtio_rig import Rig
 from vmm.errors import ConfigError, SnapshotError
 from vmm.virtio.disks import add_disk
@@ -24,25 +25,6 @@ pytestmark = [
 ]
 
 IN, OUT, FLUSH, GET_ID = 0, 1, 4, 8
-CLUSTER = 1 << 16
-SECTORS = 2048
-
-
-def write_qcow2(path, sectors=SECTORS):
-    """An empty image: header, refcount table, one block of refcounts, L1 table; a cluster each.
-
-    Spec: QEMU, docs/interop/qcow2.rst, version 2.
-    """
-    header = struct.pack(
-        ">4sIQIIQIIQQIIQ",
-        *(b"QFI\xfb", 2, 0, 0, 16, sectors * 512, 0),
-        *(1, 3 * CLUSTER),  # L1 table: entries, offset
-        *(CLUSTER, 1, 0, 0),  # refcount table: offset, clusters; no snapshots
-    )
-    counts = struct.pack(">4H", 1, 1, 1, 1)
-    parts = (header, struct.pack(">Q", 2 * CLUSTER), counts, b"")
-    path.write_bytes(b"".join(part.ljust(CLUSTER, b"\0") for part in parts))
-    return path
 
 
 @pytest.fixture
