@@ -116,6 +116,25 @@ def test_memory_goes_with_its_descriptors(served: Server) -> None:
         made.set_memory([SharedRegion(0, 0x1000, 0, 0, 0)] * 9)
 
 
+@pytest.mark.parametrize(
+    "answer", [None, b"hang up", b"raw:" + struct.pack("<III", 99, REPLY, 0), b"short"]
+)
+def test_a_connection_that_went_wrong_is_over(answer: bytes | None) -> None:
+    server = Server(offering())
+    made = VhostUser(server.ours, timeout=0.2)
+    assert not made.gone()
+    if answer is not None:
+        server.answers[24] = answer
+    with pytest.raises(VhostUserError):
+        made.config(8)
+    # A late answer is not taken for that to something else.
+    assert made.gone()
+    with pytest.raises(VhostUserError, match="ended the connection at SET_FEATURES"):
+        made.set_features(0)
+    assert made.fileno() >= 0
+    server.close()
+
+
 def test_queues(served: Server) -> None:
     served.answers |= {11: struct.pack("<II", 1, 77), 17: U64.pack(4)}
     made = VhostUser(served.ours)
