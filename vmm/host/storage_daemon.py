@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 
@@ -50,13 +51,10 @@ def start_storage_daemon(
             f"--disk {path}: {format} images are served by {NAME}, which is not installed "
             "(Debian 12, Ubuntu 22.04: apt install qemu-system-common; later: qemu-utils)"
         )
-    image = {
-        "node-name": "disk",
-        "driver": format,
-        "read-only": readonly,
-        "discard": "unmap",
-        "file": {"driver": "file", "filename": os.path.abspath(path), "read-only": readonly},
-    }
+    path = os.path.abspath(path)
+    both = {"read-only": readonly, "discard": "unmap"}
+    file = {"driver": "host_device" if _is_device(path) else "file", "filename": path, **both}
+    image = {"node-name": "disk", "driver": format, "file": file, **both}
     writable = "off" if readonly else "on"
     export = f"vhost-user-blk,id=disk,node-name=disk,writable={writable},num-queues={queues}"
     command = [program, "--blockdev", json.dumps(image)]
@@ -90,3 +88,10 @@ def start_storage_daemon(
             lines = words.read().decode(errors="replace").splitlines()
             told = " ".join(lines).rpartition("}: ")[2] or str(error)
             raise ConfigError(f"--disk {path}: {NAME} did not start: {told}") from None
+
+
+def _is_device(path: str) -> bool:
+    try:
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False  # the daemon says why

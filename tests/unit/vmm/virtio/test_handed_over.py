@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import select
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -15,7 +16,7 @@ from devices.virtio.driver import Driver
 from devices.virtio.mmio import VirtioMmio
 from devices.wiring import StateError
 from kvm_bindings import KvmError
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, GuestMemoryError
 from vmm.host.virtiofsd import start_virtiofsd
 from vmm.layout import MemoryLayout
 from vmm.memory import GuestMemory
@@ -190,6 +191,39 @@ def test_a_private_copy_cannot_be_shared(memory: GuestMemory) -> None:
     memory.freeze()
     with pytest.raises(ConfigError, match="out of a snapshot"):
         memory.shared_fd("virtiofsd")
+
+
+def test_files_in_the_address_space_are_shared_as_memory_is(
+    memory: GuestMemory, tmp_path: Path
+) -> None:
+    """But not what is a copy of this process's own, which no other sees."""
+
+    class Connection:
+        name, features = "played", VERSION_1
+        shared: ClassVar[list[tuple[int, int, int, int]]] = []
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *arguments: -1
+
+        def set_memory(self, regions: Iterable[Any]) -> None:
+            self.shared += [(r.gpa, r.size, r.fd, r.offset) for r in regions]
+
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 21))
+    with path.open("r+b") as file:
+        memory.add_file(1 << 32, file.fileno(), 1 << 21, "writable")
+        memory.add_file(1 << 33, file.fileno(), 1 << 21, "private")
+        memory.add_file(1 << 34, file.fileno(), 1 << 21, "read-only")
+        memory.add_rom(1 << 31, b"rom")
+        UserServer(Connection(), (64,)).share(memory)  # type: ignore[arg-type]
+        assert Connection.shared == [
+            (0, 1 << 20, memory.fd, 0),
+            (1 << 32, 1 << 21, file.fileno(), 0),
+        ]
+        memory.dma(1 << 33, 4, write=True)[:] = b"mine"
+        with pytest.raises(GuestMemoryError, match="read-only"):
+            memory.dma(1 << 34, 4, write=True)
+    assert path.read_bytes() == bytes(1 << 21)
 
 
 class Fs:
