@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 else:
     Register = str
 
-__all__ = ["DEPENDENTS", "FEATURES", "Feature", "dependents_of", "find_feature"]
+__all__ = ["DEPENDENTS", "FEATURES", "NAMED_BITS", "Feature", "dependents_of", "find_feature"]
 
 
 class Feature(namedtuple("Feature", "name function index register bit")):
@@ -131,6 +131,14 @@ FEATURES: dict[str, Feature] = {
     if name != "."
 }
 """Every feature by its name."""
+
+NAMED_BITS: dict[tuple[int, int, Register], int] = {
+    (function, index, register): sum(
+        1 << bit for bit, name in enumerate(names.split()) if name != "."
+    )
+    for function, index, register, names in _WORDS
+}
+"""The bits that have names, of each word of features."""
 
 DEPENDENTS: dict[str, tuple[str, ...]] = {
     "fxsr": ("fxsr_opt", "sse"),

@@ -15,13 +15,14 @@ from collections.abc import Iterable, Sequence
 from devices.records import Record
 from kvm_bindings import CpuidEntry
 from kvm_bindings.constants import KVM_CPUID_FLAG_SIGNIFCANT_INDEX
-from vmm.cpu_features import FEATURES, Feature, dependents_of, find_feature
+from vmm.cpu_features import FEATURES, NAMED_BITS, Feature, dependents_of, find_feature
 from vmm.errors import ConfigError
 
 __all__ = [
     "FeatureMask",
     "feature_names",
     "filter_cpuid",
+    "lacks",
     "parse_features",
 ]
 
@@ -47,6 +48,9 @@ _ALWAYS = frozenset({"hypervisor", "ht"})
 """Shown by us whatever KVM reports: KVM leaves the one out and copies the other from the host."""
 
 
+_FEW = 4
+"""So many features a guest might do without."""
+
 _NEEDS_LAPIC = frozenset({
     *("x2apic", "tsc_deadline_timer"),
     # What KVM does for its guests through their local APIC: without one, the MSR of asynchronous
@@ -61,31 +65,55 @@ _CACHES = (4, 0x8000_001D)
 
 
 class FeatureMask(Record):
-    """What `--cpu` asks for, by name: features to hide, and features that must be there."""
+    """What `--cpu` asks for, by name: features to hide, and features that must be there; and where
+    it names a template, all that may be there."""
 
     hidden: frozenset[str] = frozenset()
     required: frozenset[str] = frozenset()
+    template: str = ""
+    allowed: frozenset[str] = frozenset()
+    """What may be shown, where there is a template: everything else is hidden."""
 
 
 _NOTHING = FeatureMask()
 
 
 def parse_features(text: str) -> FeatureMask:
-    """Read "-cx16,-xsave,+avx". Of two mentions of one feature the later counts.
+    """Read "-cx16,-xsave,+avx" or "x86-64-v2,-popcnt": a template may come first. Of two mentions
+    of one feature the later counts.
 
     Raises:
-        ConfigError: a part has no sign, or names no feature.
+        ConfigError: a part has no sign, or names no feature, or there is no such template.
     """
     wanted: dict[str, bool] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    template = None
+    for number, part in enumerate(filter(None, (part.strip() for part in text.split(",")))):
         sign, name = part[0], part[1:]
+        if number == 0 and sign not in "+-":
+            from vmm.cpu_templates import find_template
+
+            template = find_template(part)
+            continue
         if sign not in "+-" or not name:
             raise ConfigError(f"CPU features {part!r}: write -NAME to hide one, +NAME to demand it")
         wanted[find_feature(name).name] = sign == "+"
+    hidden = frozenset(name for name, demanded in wanted.items() if not demanded)
+    required = frozenset(name for name, demanded in wanted.items() if demanded)
+    if template is None:
+        return FeatureMask(hidden, required)
+    gone = frozenset(name for asked in hidden for name in dependents_of(asked))
     return FeatureMask(
-        hidden=frozenset(name for name, demanded in wanted.items() if not demanded),
-        required=frozenset(name for name, demanded in wanted.items() if demanded),
+        hidden,
+        required | template.demanded - gone,
+        template.name,
+        (template.allowed | template.demanded | required) - gone,
     )
+
+
+def lacks(entries: Iterable[CpuidEntry], wanted: Iterable[str]) -> list[str]:
+    """Those of `wanted` that a CPUID table does not have, in the order of their names."""
+    table = {(e.function, e.index): e for e in entries}
+    return sorted(n for n in wanted if n not in _ALWAYS and not _has(table, FEATURES[n]))
 
 
 def feature_names(entries: Iterable[CpuidEntry]) -> list[str]:
@@ -112,13 +140,18 @@ def filter_cpuid(
         ConfigError: a required feature is not supported, or it needs a hidden one.
     """
     hidden = frozenset(name for asked in mask.hidden for name in dependents_of(asked))
+    if mask.template:
+        hidden |= FEATURES.keys() - mask.allowed - _ALWAYS
+        missing = lacks(entries, mask.required)
+        if missing:
+            raise ConfigError(_unfulfilled(mask.template, missing))
     if not lapic:
         hidden |= _NEEDS_LAPIC
     table = {(e.function, e.index): e for e in entries}
     for name in sorted(mask.required):
         if not lapic and name in _NEEDS_LAPIC:
             raise ConfigError(f"CPU feature +{name}: needs a local APIC; add --irqchip")
-        if name in hidden:
+        if name in hidden and not mask.template:
             cause = min(asked for asked in mask.hidden if name in dependents_of(asked))
             raise ConfigError(f"CPU feature +{name}: needs {cause}, which -{cause} hides")
         if name not in _ALWAYS and not _has(table, FEATURES[name]):
@@ -127,9 +160,22 @@ def filter_cpuid(
     _show(table, "ht", cpus > 1)
     for name in hidden:
         _show(table, name, False)
+    if mask.template:
+        _hide_unnamed(table)
     _trim_xsave(table, hidden)
     _number(table, vcpu_index, cpus)
     return list(table.values())
+
+
+def _unfulfilled(template: str, missing: list[str]) -> str:
+    text = (
+        f"CPU template {template}: KVM on this host does not support {', '.join(missing)}; "
+        "'vmm cpu list' tells which it fulfils"
+    )
+    if len(missing) <= _FEW:
+        without = ",".join([template, *(f"-{name}" for name in missing)])
+        text += f"; to do without: --cpu {without}"
+    return text
 
 
 _Table = dict[tuple[int, int], CpuidEntry]
@@ -150,6 +196,17 @@ def _show(table: _Table, name: str, shown: bool) -> None:
     mirrored = feature.function == 1 and feature.register == "edx" and _MIRRORED >> feature.bit & 1
     if mirrored and not shown:  # only ever cleared: Intel has these bits 0
         _set_bit(table, (0x8000_0001, 0), "edx", feature.bit, False)
+
+
+def _hide_unnamed(table: _Table) -> None:
+    """Clear the bits that have no name, of the words that have some."""
+    for (function, index, register), named in NAMED_BITS.items():
+        entry = table.get((function, index))
+        if entry is not None:
+            if (function, register) == (0x8000_0001, "edx"):
+                named |= _MIRRORED
+            value = getattr(entry, register) & named
+            table[function, index] = entry._replace(**{register: value})
 
 
 def _set_bit(table: _Table, where: tuple[int, int], register: str, bit: int, on: bool) -> None:

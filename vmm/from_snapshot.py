@@ -164,9 +164,13 @@ def _texts(value: object) -> list[str]:
 
 def _config(snapshot: Snapshot) -> dict[str, Any]:
     try:
-        return {name: snapshot.settings[name] for name in MachineConfig._fields}
+        config = {name: snapshot.settings[name] for name in MachineConfig._fields}
     except KeyError as error:
         raise SnapshotError(f"the snapshot does not say what its machine was: {error}") from None
+    if ".toml" in str(config["cpu"]):
+        # What its vCPUs show is in the snapshot; the file of a template need not be here.
+        config["cpu"] = ""
+    return config
 
 
 def _refuse_missing(machine: Machine, snapshot: Snapshot) -> None:

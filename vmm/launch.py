@@ -90,7 +90,8 @@ def boot(
         format: what it is; "auto" finds out.
         memory: RAM; 64 MiB unless given, 256 MiB for a Linux kernel.
         cpus: vCPUs.
-        cpu: features to hide: "-cx16,-xsave".
+        cpu: what the guest sees of the processor: features to hide, "-cx16,-xsave", a template,
+            "x86-64-v2" (`vmm.cpu_templates`), or both.
         irqchip: interrupt controllers in KVM; None: yes, except for flat images.
         append: the kernel's command line; where it is empty, Linux gets "console=ttyS0".
         initrd: the file of Linux's initial file system.

@@ -67,7 +67,7 @@ class Machine(MachineDevices, MachineHolds, MachineLooks, MachineStates):
         cpus: how many vCPUs; more than one needs `irqchip`.
         irqchip: let KVM emulate PIC, IOAPIC, local APICs and the PIT. Without it the machine has
             no interrupts, and HLT ends the run.
-        cpu: features of the processor to hide from the guest: "-cx16,-xsave".
+        cpu: what guests see of the processor: "-cx16,-xsave", "x86-64-v2", or both.
         strict: an access to a port or an address that nobody claims ends the run.
         huge_pages: back RAM with the host's reserved 2 MiB pages.
         debug_exit: the port that ends the run when written to; None for no such port.

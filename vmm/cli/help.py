@@ -6,6 +6,8 @@ __all__ = [
     "CONSOLE_ALL",
     "CONSOLE_DESCRIPTION",
     "CONSOLE_EPILOG",
+    "CPU_DESCRIPTION",
+    "CPU_EPILOG",
     "DESCRIPTION",
     "DOCTOR_DESCRIPTION",
     "DOCTOR_EPILOG",
@@ -35,6 +37,7 @@ __all__ = [
     "TOP_DESCRIPTION",
     "TOP_EPILOG",
     "WHAT_TO_WATCH",
+    "WHICH_CPU",
     "WHICH_MACHINE",
 ]
 
@@ -313,6 +316,30 @@ KILL_DESCRIPTION = """\
 End a machine's run at once, as if the power had failed, and wait until it has ended. The status of
 its 'vmm run' is then 130.
 """
+
+CPU_DESCRIPTION = """\
+See what guests may see of the processor. A template is a list of features that a guest is shown,
+and others are hidden: a machine that has one can be moved between all hosts that fulfil it.
+"""
+
+CPU_EPILOG = """\
+'vmm run --cpu TEMPLATE' takes one, with features of your own behind it: --cpu x86-64-v2,+aes,-pcid.
+Your own templates are TOML files, named by their path:
+
+  summary = "our machines"
+  extends = "x86-64-v2"
+  demand = ["aes", "avx"]      # a host without one of them is refused
+  allow = ["rdrand"]           # shown where the host has it
+
+examples:
+  vmm cpu list                              which are there, and which this host fulfils
+  vmm cpu dump x86-64-v2,-pcid              features and leaves of such a guest
+  vmm cpu diff host x86-64-v3               what the template hides here
+  vmm cpu dump host --json >a.json          on one host, and then on another:
+  vmm cpu diff a.json host
+"""
+
+WHICH_CPU = "as for 'vmm run --cpu', or host: all that KVM supports (default)"
 
 IMAGE_DESCRIPTION = """\
 Make a small disk with Debian on it, its kernel and initramfs (FILE's name with .vmlinuz and

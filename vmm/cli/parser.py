@@ -20,7 +20,7 @@ __all__ = ["COMMANDS", "build_parser", "parse"]
 
 COMMANDS = (
     *("run", "restore", "trace", "top", "ps", "console", "stat", "pause", "resume", "stop", "kill"),
-    *("balloon", "snapshot", "gdb", "replay", "image", "doctor", "payloads"),
+    *("balloon", "snapshot", "gdb", "replay", "image", "cpu", "doctor", "payloads"),
 )
 TRACE_COMMANDS = ("summary", "show", "export", "diff", "plot")
 
@@ -127,6 +127,7 @@ def _add_others(commands: argparse._SubParsersAction[_Parser], command: str | No
     _add_gdb(commands)
     _add_replay(commands)
     _add_image(commands)
+    _add_cpu(commands)
     _add_doctor(commands)
     payloads = _add(
         *(commands, "payloads", "", "list the built-in guests"),
@@ -338,6 +339,26 @@ def _add_replay(commands: argparse._SubParsersAction[_Parser]) -> None:
     replay.add_argument("file", metavar="FILE", help="what 'vmm run --record FILE' wrote")
     replay.add_argument("--device", metavar="NAME", help="replay this device alone")
     replay.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_cpu(commands: argparse._SubParsersAction[_Parser]) -> None:
+    cpu = _add(
+        *(commands, "cpu", "list|dump|diff", "what guests may see of the processor"),
+        *(texts.CPU_DESCRIPTION, texts.CPU_EPILOG),
+    )
+    of_cpu = cpu.add_subparsers(
+        dest="cpu_command", metavar="COMMAND", prog="vmm cpu", parser_class=_Parser, required=True
+    )
+    listed = _add(of_cpu, "list", "", "the templates, and whether this host fulfils them", "", "")
+    dump = _add(of_cpu, "dump", "[CPU]", "what a guest sees: features and leaves", "", "")
+    dump.add_argument("what", metavar="CPU", nargs="?", default="host", help=texts.WHICH_CPU)
+    diff = _add(
+        of_cpu, "diff", "A B", "what differs; the exit status is 1 where something does", "", ""
+    )
+    diff.add_argument("first", metavar="A", help=f"{texts.WHICH_CPU}; or FILE.json of a dump")
+    diff.add_argument("second", metavar="B", help="the same")
+    for one in (listed, dump, diff):
+        one.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_image(commands: argparse._SubParsersAction[_Parser]) -> None:

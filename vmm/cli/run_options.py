@@ -78,7 +78,14 @@ RUN_OPTIONS = (
         read=size,
     ),
     RunOption("--cpus", "machine", "virtual processors (default: 1)", takes="N", read=count),
-    RunOption("--cpu", "machine", "hide CPU features: -cx16,-xsave", takes="FEATURES", default=""),
+    RunOption(
+        "--cpu",
+        "machine",
+        "what the guest sees of the processor: a template ('vmm cpu list'), or features to hide "
+        "and to demand, -cx16,+aes; or both, x86-64-v2,-pcid",
+        takes="CPU",
+        default="",
+    ),
     RunOption(
         "--irqchip",
         "machine",

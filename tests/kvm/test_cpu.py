@@ -1,0 +1,158 @@
+"""What guests see of the processor: templates in real guests, and `vmm cpu`."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vmm
+from vmm.cpu_features import FEATURES
+from vmm.cpu_templates import find_template, shipped
+from vmm.cpuid import feature_names, lacks
+from vmm.kvm import backend, open_kvm
+
+pytestmark = pytest.mark.kvm
+
+# CPUID of leaf 1, of leaf 7 and of leaf 0x80000001, ECX and EDX (EBX of leaf 7) to port 0x10.
+CPUID = """
+    66b801000000 0fa2 6689c8 66e710 6689d0 66e710
+    66b807000000 6631c9 0fa2 6689d8 66e710 6689c8 66e710
+    66b801000080 0fa2 6689c8 66e710 6689d0 66e710
+    f4
+"""
+READ = [(1, "ecx"), (1, "edx"), (7, "ebx"), (7, "ecx"), (0x8000_0001, "ecx"), (0x8000_0001, "edx")]
+
+
+@pytest.fixture(scope="module")
+def fulfilled() -> list[str]:
+    """The templates that this host fulfils."""
+    kvm = open_kvm()
+    supported = kvm.supported_cpuid()
+    kvm.close()
+    return [name for name in shipped() if not lacks(supported, find_template(name).demanded)]
+
+
+def features_of(values: list[int]) -> set[str]:
+    words = dict(zip(READ, values, strict=True))
+    return {
+        f.name
+        for f in FEATURES.values()
+        if f.index == 0 and words.get((f.function, f.register), 0) >> f.bit & 1
+    }
+
+
+def test_a_vcpu_is_told_what_the_template_says(machine, fulfilled) -> None:
+    assert fulfilled, "every x86-64 host fulfils the first level"
+    for name in fulfilled:
+        told = set(feature_names(machine(CPUID, cpu=name).hardware.cpuid[0]))
+        template = find_template(name)
+        assert template.demanded <= told <= template.demanded | template.allowed | {"hypervisor"}
+
+
+def test_a_guest_sees_what_its_vcpu_is_told(machine, fulfilled) -> None:
+    if backend() == "kvm_pvm":
+        pytest.skip("kvm_pvm does not intercept CPUID: guests see the processor's own features")
+    within = {
+        f.name for f in FEATURES.values() if f.index == 0 and (f.function, f.register) in READ
+    }
+    for name in fulfilled:
+        m = machine(CPUID, cpu=name)
+        seen: list[int] = []
+        m.on_out(0x10)(lambda value, size, seen=seen: seen.append(value))
+        assert m.run(timeout=30).reason == "halt"
+        assert features_of(seen) == within & set(feature_names(m.hardware.cpuid[0]))
+
+
+def test_a_copy_needs_no_file_of_a_template(machine, tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('extends = "x86-64-v1"\n')
+    m = machine(CPUID, cpu=f"{path},-mmx")
+    snapshot = m.snapshot()
+    path.unlink()
+    with vmm.restore(snapshot) as copy:
+        told = feature_names(copy.hardware.cpuid[0])
+        assert told == feature_names(m.hardware.cpuid[0])
+        assert "mmx" not in told
+        assert copy.settings["cpu"] == m.settings["cpu"]
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vmm", "cpu", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+@pytest.mark.command
+def test_the_command(tmp_path: Path, fulfilled) -> None:
+    listed = json.loads(command("list", "--json").stdout)
+    assert [one["name"] for one in listed] == shipped()
+    assert [one["name"] for one in listed if not one["missing"]] == fulfilled
+    text = command("list").stdout
+    assert all(name in text for name in shipped())
+
+    dumps = {}
+    for spec in ("host", "x86-64-v1"):
+        done = command("dump", spec, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        dumps[spec] = json.loads(done.stdout)
+        (tmp_path / f"{spec}.json").write_text(done.stdout)
+    template = find_template("x86-64-v1")
+    seen = set(dumps["x86-64-v1"]["features"])
+    assert template.demanded <= seen <= template.demanded | template.allowed | {"hypervisor"}
+    assert seen <= set(dumps["host"]["features"])
+    first = dumps["host"]["leaves"][0]
+    vendor = struct.pack("<III", first["ebx"], first["edx"], first["ecx"]).decode()
+    assert dumps["host"]["vendor"] == vendor
+    assert command("dump").stdout.startswith(f"{vendor}, ")
+
+    host, level = str(tmp_path / "host.json"), str(tmp_path / "x86-64-v1.json")
+    same = command("diff", level, "x86-64-v1")
+    assert (same.returncode, same.stdout, same.stderr) == (0, "", "")
+    done = command("diff", host, level, "--json")
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    hidden = set(dumps["host"]["features"]) - seen
+    assert set(told["only_first"]) == hidden
+    assert told["only_second"] == []
+    assert told["leaves"]
+    assert command("diff", host, level).stdout.startswith(f"only {host}: ")
+
+
+@pytest.mark.command
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("dump", "pentium"), "vmm: CPU template 'pentium': there are x86-64-v1, "),
+        (("dump", "-sse17"), "vmm: "),
+        (("diff", "host"), "vmm: "),
+        (("diff", "none.json", "host"), "vmm: none.json: No such file or directory"),
+        ((), "vmm: COMMAND is missing; see 'vmm cpu --help'"),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments: tuple[str, ...], told: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(told)
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.command
+def test_a_file_that_is_no_dump(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    for text in ("{}", "[]", '{"features": [1], "leaves": []}', '{"features": [], "leaves": [{}]}'):
+        path.write_text(text)
+        done = command("diff", str(path), "host")
+        assert done.stderr == f"vmm: {path}: not what 'vmm cpu dump --json' writes\n"
+    path.write_text("{")
+    assert "no JSON" in command("diff", str(path), str(path)).stderr
