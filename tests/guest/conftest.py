@@ -133,8 +133,9 @@ def linux(vm_factory: VmFactory, kernel: Path, tmp_path: Path) -> Linux:
         initrd.write_bytes(initramfs.make_initramfs(script, files, busybox=busybox))
         if SLOW_HOST:
             # QEMU's AMD-V does not intercept XSETBV: KVM never hears what the guest has enabled,
-            # and puts back the wrong state.
-            options.setdefault("cpu", "-xsave")
+            # and puts back the wrong state. And with page tables of five levels guests fail, QEMU's
+            # own as well.
+            options.setdefault("cpu", "-xsave,-la57")
         machine = vm_factory(
             image, initrd=initrd, append=f"console=ttyS0 quiet panic=-1 {append}", **options
         )

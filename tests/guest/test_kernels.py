@@ -27,6 +27,15 @@ poweroff -f
 """
 
 
+# In the lab QEMU's microvm, the control, ends in the same way with these: its AMD-V, which is
+# emulated, is not up to them.
+NOT_IN_THE_LAB = {
+    ("bookworm-backports", 2): "a double fault of the kernel, in QEMU's guests as well",
+    ("bookworm-686-pae", 1): "a guest with PAE halts before its console, in QEMU's guests as well",
+    ("bookworm-686-pae", 2): "a guest with PAE halts before its console, in QEMU's guests as well",
+}
+
+
 @pytest.mark.parametrize("cpus", [1, 2])
 @pytest.mark.parametrize(
     ("name", "release", "machine"),
@@ -41,11 +50,11 @@ def test_a_kernel(linux: Linux, name: str, release: str, machine: str, cpus: int
     image = KERNELS / f"{name}.vmlinuz"
     if not image.is_file():
         pytest.skip(f"no {image}: the head of {Path(__file__).name} says how to have one")
+    if "GLASSVM_LAB" in os.environ and (name, cpus) in NOT_IN_THE_LAB:
+        pytest.skip(f"not in the lab: {NOT_IN_THE_LAB[name, cpus]}")
     options = {"busybox": KERNELS / "busybox-i386"} if machine == "i686" else {}
     guest = linux(SCRIPT, image=image, cpus=cpus, **options)
-    # A kernel of 32 bits without PAE has one CPU: Debian builds it so.
-    found = 1 if name == "bookworm-686" else cpus
-    assert re.search(rf"init runs on {release}\S+ {machine} with {found} CPUs", guest.text), (
+    assert re.search(rf"init runs on {release}\S+ {machine} with {cpus} CPUs", guest.text), (
         guest.result.report()
     )
     assert guest.between("complaints", "end of complaints") == []
