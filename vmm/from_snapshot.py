@@ -167,9 +167,7 @@ def _config(snapshot: Snapshot) -> dict[str, Any]:
         config = {name: snapshot.settings[name] for name in MachineConfig._fields}
     except KeyError as error:
         raise SnapshotError(f"the snapshot does not say what its machine was: {error}") from None
-    if ".toml" in str(config["cpu"]):
-        # What its vCPUs show is in the snapshot; the file of a template need not be here.
-        config["cpu"] = ""
+    config["cpu"] = ""  # what the vCPUs show is in their state; no template is asked again
     return config
 
 

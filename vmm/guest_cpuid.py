@@ -7,7 +7,7 @@ from functools import lru_cache
 import kvm_bindings
 from kvm_bindings import CpuidEntry
 from kvm_bindings.cpuid import pack_table
-from vmm.cpuid import filter_cpuid, parse_features
+from vmm.cpuid import FeatureMask, filter_cpuid
 
 __all__ = ["set_guest_cpuid"]
 
@@ -20,22 +20,23 @@ _supported: list[CpuidEntry] = []
 
 
 def set_guest_cpuid(
-    kvm: kvm_bindings.System, vcpu: kvm_bindings.Vcpu, features: str, *, cpus: int, lapic: bool
+    kvm: kvm_bindings.System, vcpu: kvm_bindings.Vcpu, mask: FeatureMask, *, cpus: int, lapic: bool
 ) -> tuple[CpuidEntry, ...]:
     """Set a new vCPU's CPUID and return it; `lapic` says whether KVM emulates its local APIC.
 
     Raises:
-        ConfigError: a name in `features` is not known, or asks for what KVM does not support.
+        ConfigError: `mask` asks for what KVM does not support.
     """
     if not _supported:
         _supported.extend(kvm.supported_cpuid())
-    table, packed = _table(features, vcpu.index, cpus, lapic)
+    table, packed = _table(mask, vcpu.index, cpus, lapic)
     vcpu.set_cpuid2(packed)
     return table
 
 
 @lru_cache(maxsize=64)
-def _table(features: str, index: int, cpus: int, lapic: bool) -> tuple[tuple[CpuidEntry, ...], Any]:
-    mask = parse_features(features)
+def _table(
+    mask: FeatureMask, index: int, cpus: int, lapic: bool
+) -> tuple[tuple[CpuidEntry, ...], Any]:
     table = tuple(filter_cpuid(_supported, mask, vcpu_index=index, cpus=cpus, lapic=lapic))
     return table, pack_table(table)

@@ -13,6 +13,7 @@ from devices.wiring import IrqLine, no_irq
 from kvm_bindings import constants as c
 from vmm.bus import Bus
 from vmm.coalesced import CoalescedWrites
+from vmm.cpuid import parse_features
 from vmm.errors import ConfigError
 from vmm.guest_cpuid import set_guest_cpuid
 from vmm.kvm import backend, open_kvm
@@ -50,7 +51,7 @@ class Hardware:
         layout: where RAM lies.
         cpus: how many vCPUs.
         irqchip: let KVM emulate the interrupt controllers and the PIT.
-        features: CPU features to hide from the guest.
+        features: what the guest sees of the processor (`vmm.cpuid.parse_features`).
         huge_pages: back RAM with 2 MiB pages.
         pio, mmio: the buses that the vCPUs use.
         lock: held while a device is called.
@@ -232,6 +233,7 @@ class Hardware:
 
     def _build(self, cpus: int, features: str) -> None:
         kvm, vm = self.kvm, self.vm
+        mask = parse_features(features)
         if cpus > 1:
             most = kvm.check_extension(c.KVM_CAP_MAX_VCPUS) or 4
             if cpus > most:
@@ -265,6 +267,6 @@ class Hardware:
 
                 kept = self._last_seen[index] = LastSeen(vcpu.kvm)
                 vcpu.call_before(kept.note)
-            table = set_guest_cpuid(kvm, vcpu.kvm, features, cpus=cpus, lapic=self.irqchip)
+            table = set_guest_cpuid(kvm, vcpu.kvm, mask, cpus=cpus, lapic=self.irqchip)
             self.cpuid.append(table)
         self._initial_sregs = self.vcpus[0].kvm.get_sregs()

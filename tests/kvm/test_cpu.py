@@ -82,6 +82,21 @@ def test_a_copy_needs_no_file_of_a_template(machine, tmp_path: Path) -> None:
         assert copy.settings["cpu"] == m.settings["cpu"]
 
 
+def test_a_template_is_read_for_each_machine_and_for_no_copy(machine, tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('extends = "x86-64-v1"\n')
+    first = machine(CPUID, cpu=str(path))
+    path.write_text('demand = ["fpu", "lm"]\n')
+    second = machine(CPUID, cpu=str(path))
+    path.unlink()
+    told = [feature_names(m.hardware.cpuid[0]) for m in (first, second)]
+    assert "sse2" in told[0]
+    assert told[1] == ["fpu", "hypervisor", "lm"]
+    for m, names in zip((first, second), told, strict=True):
+        with m.fork() as copy:
+            assert feature_names(copy.hardware.cpuid[0]) == names
+
+
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "vmm", "cpu", *arguments],

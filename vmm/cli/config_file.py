@@ -182,6 +182,10 @@ def _placed(option: RunOption, text: str, folder: str) -> str:
     """A value with the name of a file in it, which is relative to `folder`."""
     if option.dest == "disk" and text.startswith("vhost-user="):
         return "vhost-user=" + os.path.join(folder, text.removeprefix("vhost-user="))
+    if option.dest == "cpu":
+        template, comma, features = text.partition(",")
+        if template.strip().endswith(".toml"):
+            return os.path.join(folder, template.strip()) + comma + features
     if option.names_file:
         word = text in ("", "-", *option.takes.split("|")[1:])
         if not word and not (option is _IMAGE and text.startswith(PAYLOAD_PREFIX)):

@@ -30,6 +30,7 @@ def fork(
     """Make a copy of a machine (`Machine.fork`)."""
     settings = own_settings(machine.settings, net=net, vsock=vsock, new_identity=new_identity)
     config: dict[str, Any] = {name: settings[name] for name in MachineConfig._fields}
+    config["cpu"] = ""  # what the vCPUs show is in their state; a template's file may have changed
     with held(machine):
         memory = machine.memory
         fd, offset = freeze(memory)

@@ -227,6 +227,21 @@ def test_what_is_printed_and_read_again_is_the_same(tmp_path_factory, words):
         assert getattr(again, name) == getattr(once, name)
 
 
+@pytest.mark.parametrize(
+    ("text", "placed"),
+    [
+        ("own.toml", "{}/own.toml"),
+        ("own.toml,-mmx", "{}/own.toml,-mmx"),
+        ("/a/own.toml", "/a/own.toml"),
+        ("x86-64-v2,+aes", "x86-64-v2,+aes"),
+        ("-mmx", "-mmx"),
+    ],
+)
+def test_a_template_of_the_cpu_is_relative_to_the_file(text, placed, config, tmp_path):
+    path = config(f'cpu = "{text}"')
+    assert read_config(path) == {"cpu": placed.format(tmp_path)}
+
+
 def test_print_config_prints_what_differs_and_runs_nothing(config, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = config('image = "k"\ncpus = 2\nentry = 256\nstrict = true\ndisk = ["a", "b:ro"]\n')
