@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 else:
     Register = str
 
-__all__ = ["DEPENDENTS", "FEATURES", "NAMED_BITS", "Feature", "dependents_of", "find_feature"]
+__all__ = [
+    "DEPENDENTS",
+    "FEATURES",
+    "NAMED_BITS",
+    "Feature",
+    "dependents_of",
+    "find_feature",
+    "needs_of",
+]
 
 
 class Feature(namedtuple("Feature", "name function index register bit")):
@@ -93,8 +101,12 @@ _WORDS: tuple[tuple[int, int, Register, str], ...] = (
         npt lbrv svm_lock nrip_save tsc_scale vmcb_clean flushbyasid decodeassists . .
         pausefilter . pfthreshold avic . v_vmsave_vmload vgif . . . v_spec_ctrl . . . . vnmi
         """),
-    (0x8000_0021, 0, "eax",
-        "no_nested_data_bp . lfence_rdtsc . . . null_sel_clr_base . autoibrs no_smm_ctl_msr"),
+    (0x8000_0021, 0, "eax", """
+        no_nested_data_bp wrmsr_xx_base_ns lfence_rdtsc . . verw_clear null_sel_clr_base . autoibrs
+        no_smm_ctl_msr amd_fsrs amd_fsrc . . . . . . . . . . . . . . . sbpb ibpb_brtype srso_no
+        srso_user_kernel_no srso_bp_spec_reduce
+        """),
+    (0x8000_0021, 0, "ecx", ". tsa_sq_no tsa_l1_no"),
 )  # fmt: skip
 
 _ALIASES = {
@@ -182,6 +194,11 @@ def dependents_of(name: str) -> frozenset[str]:
     for dependent in DEPENDENTS.get(name, ()):
         found |= dependents_of(dependent)
     return frozenset(found)
+
+
+def needs_of(name: str) -> list[str]:
+    """Return the features that this one is not shown without, directly or not."""
+    return [needed for needed in DEPENDENTS if needed != name and name in dependents_of(needed)]
 
 
 def find_feature(name: str) -> Feature:

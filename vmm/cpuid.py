@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from devices.records import Record
 from kvm_bindings import CpuidEntry
 from kvm_bindings.constants import KVM_CPUID_FLAG_SIGNIFCANT_INDEX
-from vmm.cpu_features import FEATURES, NAMED_BITS, Feature, dependents_of, find_feature
+from vmm.cpu_features import FEATURES, NAMED_BITS, Feature, dependents_of, find_feature, needs_of
 from vmm.errors import ConfigError
 
 __all__ = [
@@ -60,6 +60,23 @@ _NEEDS_LAPIC = frozenset({
 })  # fmt: skip
 """Shown only where KVM emulates a local APIC, which it cannot know when it is asked."""
 
+_LEAVES = {
+    "sgx": (0x12,),
+    "intel_pt": (0x14,),
+    "amx_tile": (0x1D, 0x1E),
+    "svm": (0x8000_000A,),
+    "topoext": (0x8000_001D, 0x8000_001E),
+}
+"""Leaves that say more of a feature, and are nothing without it."""
+
+_KNOWN_LEAVES = frozenset({
+    *(0x0, 0x1, 0x2, 0x4, 0x6, 0x7, 0xB, 0xD, 0x12, 0x14, 0x15, 0x16, 0x1D, 0x1E, 0x1F),
+    *(0x4000_0000, 0x4000_0001, *range(0x8000_0000, 0x8000_0009), 0x8000_000A),
+    *(0x8000_0019, 0x8000_001A, 0x8000_001D, 0x8000_001E, 0x8000_0021),
+})  # fmt: skip
+"""The leaves that a template leaves: with features that have names, or with vendor, caches,
+addresses, clocks. Not those by which a guest learns of more, as of performance counters (0xA)."""
+
 _CACHES = (4, 0x8000_001D)
 """The leaves of caches, Intel's and AMD's, with the same layout of EAX."""
 
@@ -71,6 +88,8 @@ class FeatureMask(Record):
     hidden: frozenset[str] = frozenset()
     required: frozenset[str] = frozenset()
     template: str = ""
+    demanded: frozenset[str] = frozenset()
+    """What the template demands beside that."""
     allowed: frozenset[str] = frozenset()
     """What may be shown, where there is a template: everything else is hidden."""
 
@@ -102,12 +121,15 @@ def parse_features(text: str) -> FeatureMask:
     if template is None:
         return FeatureMask(hidden, required)
     gone = frozenset(name for asked in hidden for name in dependents_of(asked))
-    return FeatureMask(
-        hidden,
-        required | template.demanded - gone,
-        template.name,
-        (template.allowed | template.demanded | required) - gone,
-    )
+    allowed = template.allowed | template.demanded | required
+    for name in sorted(required - gone):
+        needed = [n for n in needs_of(name) if n not in allowed]
+        if needed:
+            raise ConfigError(
+                f"CPU feature +{name}: needs {', '.join(needed)}, which {template.name} does not "
+                f"have; add +{',+'.join(needed)}"
+            )
+    return FeatureMask(hidden, required, template.name, template.demanded - gone, allowed - gone)
 
 
 def lacks(entries: Iterable[CpuidEntry], wanted: Iterable[str]) -> list[str]:
@@ -140,28 +162,32 @@ def filter_cpuid(
         ConfigError: a required feature is not supported, or it needs a hidden one.
     """
     hidden = frozenset(name for asked in mask.hidden for name in dependents_of(asked))
-    if mask.template:
-        hidden |= FEATURES.keys() - mask.allowed - _ALWAYS
-        missing = lacks(entries, mask.required)
-        if missing:
-            raise ConfigError(_unfulfilled(mask.template, missing))
     if not lapic:
         hidden |= _NEEDS_LAPIC
     table = {(e.function, e.index): e for e in entries}
     for name in sorted(mask.required):
         if not lapic and name in _NEEDS_LAPIC:
             raise ConfigError(f"CPU feature +{name}: needs a local APIC; add --irqchip")
-        if name in hidden and not mask.template:
+        if name in hidden:
             cause = min(asked for asked in mask.hidden if name in dependents_of(asked))
             raise ConfigError(f"CPU feature +{name}: needs {cause}, which -{cause} hides")
         if name not in _ALWAYS and not _has(table, FEATURES[name]):
             raise ConfigError(f"CPU feature +{name}: KVM on this host does not support it")
+    if mask.template:
+        missing = lacks(entries, mask.demanded)
+        if missing:
+            raise ConfigError(_unfulfilled(mask.template, missing))
+        hidden |= FEATURES.keys() - mask.allowed - _ALWAYS
     _show(table, "hypervisor", True)
     _show(table, "ht", cpus > 1)
     for name in hidden:
         _show(table, name, False)
     if mask.template:
         _hide_unnamed(table)
+        _clear(table, [f for f, _ in table if f not in _KNOWN_LEAVES])
+    for name, functions in _LEAVES.items():
+        if not _has(table, FEATURES[name]):
+            _clear(table, functions)
     _trim_xsave(table, hidden)
     _number(table, vcpu_index, cpus)
     return list(table.values())
@@ -207,6 +233,14 @@ def _hide_unnamed(table: _Table) -> None:
                 named |= _MIRRORED
             value = getattr(entry, register) & named
             table[function, index] = entry._replace(**{register: value})
+
+
+def _clear(table: _Table, functions: Iterable[int]) -> None:
+    """Make leaves all zeros, as those are that a processor does not have."""
+    gone = frozenset(functions)
+    for where, entry in table.items():
+        if entry.function in gone:
+            table[where] = entry._replace(eax=0, ebx=0, ecx=0, edx=0)
 
 
 def _set_bit(table: _Table, where: tuple[int, int], register: str, bit: int, on: bool) -> None:
@@ -260,12 +294,15 @@ def _number(table: _Table, index: int, cpus: int) -> None:
             eax = entry.eax & 0x3FFF | sharing << 14 | cores << 26
             table[function, subleaf] = entry._replace(eax=eax)
     _extended_topology(table, index, cpus, width)
+    if cpus == 1:
+        _show(table, "cmp_legacy", False)  # several cores in the package
     zero = table.get((0, 0))
     if zero is not None and zero.ebx in _AMD:
         if (sizes := table.get((0x8000_0008, 0))) is not None:
             ecx = min(cpus - 1, 255) | width << 12
             table[0x8000_0008, 0] = sizes._replace(ecx=ecx)
-        if (ids := table.get((0x8000_001E, 0))) is not None:
+        ids = table.get((0x8000_001E, 0))
+        if ids is not None and _has(table, FEATURES["topoext"]):
             table[0x8000_001E, 0] = ids._replace(eax=index, ebx=index & 0xFF, ecx=0)
 
 

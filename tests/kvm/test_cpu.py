@@ -86,12 +86,12 @@ def test_a_template_is_read_for_each_machine_and_for_no_copy(machine, tmp_path: 
     path = tmp_path / "own.toml"
     path.write_text('extends = "x86-64-v1"\n')
     first = machine(CPUID, cpu=str(path))
-    path.write_text('demand = ["fpu", "lm"]\n')
+    path.write_text('demand = ["fpu", "pae"]\n')
     second = machine(CPUID, cpu=str(path))
     path.unlink()
     told = [feature_names(m.hardware.cpuid[0]) for m in (first, second)]
     assert "sse2" in told[0]
-    assert told[1] == ["fpu", "hypervisor", "lm"]
+    assert told[1] == ["fpu", "pae", "hypervisor"]
     for m, names in zip((first, second), told, strict=True):
         with m.fork() as copy:
             assert feature_names(copy.hardware.cpuid[0]) == names

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from devices.records import Record
-from vmm.cpu_features import find_feature
+from vmm.cpu_features import find_feature, needs_of
 from vmm.errors import ConfigError
 
 __all__ = ["CpuTemplate", "find_template", "shipped"]
@@ -99,6 +99,10 @@ def _read(path: Path, name: str, within: tuple[str, ...]) -> CpuTemplate:
         where = _HERE / f"{base}.toml" if ours else path.parent / base
         below = _read(where, base if ours else str(where), (*within, name, base))
         demanded, allowed = demanded | below.demanded, allowed | below.allowed
+    for feature in sorted(demanded | allowed):
+        needed = [one for one in needs_of(feature) if one not in demanded | allowed]
+        if needed:
+            raise wrong(f"{feature} needs {', '.join(needed)} as well", f'"{feature}"')
     return CpuTemplate(name, summary, demanded, allowed - demanded)
 
 

@@ -75,12 +75,44 @@ def test_bits_that_have_no_name_are_hidden_too() -> None:
     assert table[0x8000_0001, 0].edx & 0x0183_F3FF == table[1, 0].edx & 0x0183_F3FF
 
 
+def test_leaves_by_which_a_guest_learns_of_more_are_hidden_too() -> None:
+    more = [
+        CpuidEntry(0xA, eax=0x0830_0805),
+        CpuidEntry(0x24, 0, SUBLEAF, ebx=0x0007_0002),
+        CpuidEntry(0x8000_0022, eax=1),
+        CpuidEntry(0x8000_0006, ecx=0x0200_8140),
+    ]
+    table = {e.function: e for e in filter_cpuid([*EVERYTHING, *more], parse_features("x86-64-v4"))}
+    for entry in more[:3]:
+        assert table[entry.function][3:] == (0, 0, 0, 0)
+    assert table[0x8000_0006] == more[3]  # caches are the host's
+
+
+def test_without_a_local_apic_a_template_is_shown_without_what_needs_it(tmp_path: Path) -> None:
+    path = own(tmp_path, 'extends = "x86-64-v1"\ndemand = ["x2apic"]\n')
+    for lapic in (True, False):
+        table = filter_cpuid(EVERYTHING, parse_features(path), lapic=lapic)
+        assert ("x2apic" in feature_names(table)) == lapic
+    with pytest.raises(ConfigError, match=r"\+x2apic: needs a local APIC; add --irqchip"):
+        filter_cpuid(EVERYTHING, parse_features(f"{path},+x2apic"), lapic=False)
+
+
 def test_features_behind_a_template_are_added_and_taken_away() -> None:
     assert "aes" not in shown("x86-64-v2")
     assert shown("x86-64-v2,+aes") == shown("x86-64-v2") | {"aes"}
     assert shown("x86-64-v2,-popcnt") == shown("x86-64-v2") - {"popcnt"}
     # With SSE4.1 goes what needs it.
     assert shown("x86-64-v2,-sse4_1") == shown("x86-64-v2") - {"sse4_1", "sse4_2"}
+
+
+def test_what_is_added_to_a_template_brings_what_it_needs() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^CPU feature \+avx2: needs xsave, avx, which x86-64-v2"
+    ):
+        shown("x86-64-v2,+avx2")
+    assert {"avx2", "avx"} <= shown("x86-64-v2,+avx2,+xsave,+avx")
+    with pytest.raises(ConfigError, match=r"\+avx2: needs xsave, which -xsave hides"):
+        shown("x86-64-v3,-xsave,+avx2")
 
 
 def test_a_host_without_a_feature_is_refused_by_its_name() -> None:
@@ -127,6 +159,7 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
         ("summary = 1\n", "own.toml:1: summary is a text"),
         ("extends = 1\n", "own.toml:1: extends is the name of one template"),
         ('\nextends = "x86"\n', "own.toml:2: extends 'x86': there are x86-64-v1, "),
+        ('demand = ["fpu"]\nallow = ["avx"]\n', "own.toml:2: avx needs .*xsave as well"),
         ("demand = [\n", r"own.toml: .*end of document"),
     ],
 )

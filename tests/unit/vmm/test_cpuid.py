@@ -22,6 +22,7 @@ HT, FPU, MMX, SSE, SSE2 = 1 << 28, 1 << 0, 1 << 23, 1 << 25, 1 << 26
 PKU, OSPKE = 1 << 3, 1 << 4
 AVX2, FSGSBASE = 1 << 5, 1 << 0
 LM, NX = 1 << 29, 1 << 20
+CMP_LEGACY, SVM, TOPOEXT = 1 << 1, 1 << 2, 1 << 22
 
 HOST = [
     CpuidEntry(0, eax=0xD, ebx=0x68747541, ecx=0x444D4163, edx=0x69746E65),
@@ -41,7 +42,7 @@ HOST = [
     CpuidEntry(0xD, 2, SUBLEAF, eax=0x100, ebx=0x240),
     CpuidEntry(0xD, 9, SUBLEAF, eax=8, ebx=0x980),
     CpuidEntry(0x4000_0001, eax=0x0100_7EFB),
-    CpuidEntry(0x8000_0001, edx=LM | NX | FPU | MMX, ecx=1 << 2),
+    CpuidEntry(0x8000_0001, edx=LM | NX | FPU | MMX, ecx=CMP_LEGACY | SVM | TOPOEXT),
     CpuidEntry(0x8000_0008, eax=0x3030, ecx=0x7001),
     CpuidEntry(0x8000_000A, eax=1, edx=0x3),
     CpuidEntry(0x8000_001D, 0, SUBLEAF, eax=0x0000_4121, ebx=0x01C0_003F),
@@ -103,7 +104,11 @@ def made(text: str = "", index: int = 0, cpus: int = 1) -> dict[tuple[int, int],
         ("amd_psfd", (0x80000008, 0, "ebx", 28)),
         ("npt", (0x8000000A, 0, "edx", 0)),
         ("vnmi", (0x8000000A, 0, "edx", 25)),
+        ("verw_clear", (0x80000021, 0, "eax", 5)),
         ("autoibrs", (0x80000021, 0, "eax", 8)),
+        ("sbpb", (0x80000021, 0, "eax", 27)),
+        ("srso_bp_spec_reduce", (0x80000021, 0, "eax", 31)),
+        ("tsa_l1_no", (0x80000021, 0, "ecx", 2)),
     ],
 )
 def test_where_a_feature_is(name: str, where: tuple[int, int, str, int]) -> None:
@@ -214,8 +219,20 @@ def test_amd_s_second_copy_of_a_bit_goes_too() -> None:
 
 def test_svm_goes_with_its_leaf_s_features() -> None:
     table = made("-svm")
-    assert table[0x8000_0001, 0].ecx == 0
-    assert table[0x8000_000A, 0].edx == 0
+    assert table[0x8000_0001, 0].ecx == TOPOEXT
+    assert table[0x8000_000A, 0][3:] == (0, 0, 0, 0)
+
+
+def test_the_leaves_of_topology_go_with_their_feature() -> None:
+    table = made("-topoext", index=1, cpus=2)
+    for where in ((0x8000_001D, 0), (0x8000_001D, 1), (0x8000_001E, 0)):
+        assert table[where][3:] == (0, 0, 0, 0)
+    assert made(index=1, cpus=2)[0x8000_001E, 0].eax == 1
+
+
+def test_several_cores_are_told_where_there_are_some() -> None:
+    assert not made()[0x8000_0001, 0].ecx & CMP_LEGACY
+    assert made(cpus=2)[0x8000_0001, 0].ecx & CMP_LEGACY
 
 
 def test_the_guest_is_told_that_it_is_one() -> None:
