@@ -19,12 +19,16 @@ from vmm.cpu_features import FEATURES, NAMED_BITS, Feature, dependents_of, find_
 from vmm.errors import ConfigError
 
 __all__ = [
+    "HOST",
     "FeatureMask",
     "feature_names",
     "filter_cpuid",
     "lacks",
     "parse_features",
 ]
+
+HOST = "host"
+"""What stands for no template: all that KVM supports here."""
 
 _MIRRORED = 0x0183_F3FF
 """The bits of leaf 1 EDX that AMD repeats in leaf 0x80000001 EDX."""
@@ -109,6 +113,8 @@ def parse_features(text: str) -> FeatureMask:
     for number, part in enumerate(filter(None, (part.strip() for part in text.split(",")))):
         sign, name = part[0], part[1:]
         if number == 0 and sign not in "+-":
+            if part == HOST:
+                continue
             from vmm.cpu_templates import find_template
 
             template = find_template(part)

@@ -25,6 +25,11 @@ SHOWS = {
         "HLT\n",
         "the guest halted after 7 exits\n",
     ],
+    "cpu_template": [
+        "x86-64-v1: cmpxchg16b? no\n",
+        "x86-64-v1,+cx16: cmpxchg16b? yes\n",
+        "CPU template ours.toml: KVM on this host does not support tbm\n",
+    ],
     "snapshots": [
         "it has said 'Hello from'\n",
         "one goes on to halt and says ' long mode\\n'\n",

@@ -17,8 +17,6 @@ from vmm.kvm import open_kvm
 
 __all__ = ["cpu"]
 
-_HOST = "host"
-"""What KVM supports, with nothing hidden."""
 _LARGEST = 1 << 20
 _REGISTERS = ("eax", "ebx", "ecx", "edx")
 
@@ -128,7 +126,7 @@ def _supported() -> list[CpuidEntry]:
 
 
 def _dump(spec: str) -> dict[str, Any]:
-    mask = parse_features("" if spec == _HOST else spec)
+    mask = parse_features(spec)
     table = filter_cpuid(_supported(), mask)
     leaves = {(entry.function, entry.index): entry for entry in table}
     vendor = model = b""

@@ -324,11 +324,12 @@ and others are hidden: a machine that has one can be moved between all hosts tha
 
 CPU_EPILOG = """\
 'vmm run --cpu TEMPLATE' takes one, with features of your own behind it: --cpu x86-64-v2,+aes,-pcid.
+'steady' is the same wherever it is fulfilled, which is for snapshots that move.
 Your own templates are TOML files, named by their path:
 
   summary = "our machines"
   extends = "x86-64-v2"
-  demand = ["aes", "avx"]      # a host without one of them is refused
+  demand = ["avx", "xsave"]    # a host without one of them is refused
   allow = ["rdrand"]           # shown where the host has it
 
 examples:

@@ -2,7 +2,7 @@
 
     summary = "what it is, in a line"
     extends = "x86-64-v2"         # everything of another template as well
-    demand = ["avx", "aes"]       # shown; a host without one of them is refused
+    demand = ["avx", "xsave"]     # shown; a host without one of them is refused
     allow = ["rdrand"]            # shown where the host has it
 
 What a template does not name is hidden. Which processor it is (vendor, family, model, brand) stays

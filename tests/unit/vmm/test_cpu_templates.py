@@ -45,7 +45,7 @@ def shown(text: str) -> set[str]:
 
 
 def test_levels_of_the_psabi_are_shipped() -> None:
-    assert shipped() == sorted(LEVELS)
+    assert shipped() == sorted([*LEVELS, "steady"])
     below: set[str] = {"lm"}
     for name, features in LEVELS.items():
         below |= features
@@ -53,6 +53,18 @@ def test_levels_of_the_psabi_are_shipped() -> None:
         assert template.demanded == below
         assert not template.allowed & template.demanded
         assert template.summary
+
+
+def test_steady_is_the_same_on_every_host_that_fulfils_it() -> None:
+    steady = find_template("steady")
+    assert not steady.allowed
+    assert steady.demanded >= find_template("x86-64-v2").demanded
+    assert shown("steady") == steady.demanded | {"hypervisor"}
+    # What comes and goes with vendor, model, microcode or kernel.
+    assert not steady.demanded & {
+        *("xsave", "avx", "pcid", "invpcid", "constant_tsc", "arch_capabilities", "spec_ctrl"),
+        *("ibpb", "ssbd", "md_clear", "topoext", "cmp_legacy", "rdrand", "smep", "pdpe1gb"),
+    }
 
 
 @pytest.mark.parametrize("name", sorted(LEVELS))
@@ -68,7 +80,7 @@ def test_bits_that_have_no_name_are_hidden_too() -> None:
     table = {
         (e.function, e.index): e for e in filter_cpuid(EVERYTHING, parse_features("x86-64-v1"))
     }
-    assert table[7, 0].ecx == 0
+    assert table[7, 0].ecx == 1 << 2  # umip
     assert table[7, 1].eax == 0
     assert table[0x8000_0007, 0].ebx == 0
     # AMD repeats bits of leaf 1 here; those of the level are cmov, cx8, fpu, fxsr, mmx and more.
@@ -103,6 +115,10 @@ def test_features_behind_a_template_are_added_and_taken_away() -> None:
     assert shown("x86-64-v2,-popcnt") == shown("x86-64-v2") - {"popcnt"}
     # With SSE4.1 goes what needs it.
     assert shown("x86-64-v2,-sse4_1") == shown("x86-64-v2") - {"sse4_1", "sse4_2"}
+
+
+def test_the_host_is_no_template() -> None:
+    assert parse_features("host,-avx") == parse_features("-avx")
 
 
 def test_what_is_added_to_a_template_brings_what_it_needs() -> None:
@@ -158,7 +174,7 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
         ("allow = [1]\n", "own.toml:1: allow is a list of names"),
         ("summary = 1\n", "own.toml:1: summary is a text"),
         ("extends = 1\n", "own.toml:1: extends is the name of one template"),
-        ('\nextends = "x86"\n', "own.toml:2: extends 'x86': there are x86-64-v1, "),
+        ('\nextends = "x86"\n', "own.toml:2: extends 'x86': there are steady, x86-64-v1, "),
         ('demand = ["fpu"]\nallow = ["avx"]\n', "own.toml:2: avx needs .*xsave as well"),
         ("demand = [\n", r"own.toml: .*end of document"),
     ],
@@ -173,7 +189,9 @@ def test_what_is_wrong_in_a_file_is_told_with_its_line(
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none.toml: cannot be read: No such file"):
         find_template(str(tmp_path / "none.toml"))
-    with pytest.raises(ConfigError, match=r"'own': there are x86-64-v1, .*files of your own"):
+    with pytest.raises(
+        ConfigError, match=r"'own': there are steady, x86-64-v1, .*files of your own"
+    ):
         find_template("own")
     (tmp_path / "own.toml").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="not UTF-8"):
