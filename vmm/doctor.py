@@ -22,6 +22,7 @@ from vmm.cpuid import feature_names
 from vmm.doctor_devices import devices
 from vmm.errors import ExitStatus
 from vmm.findings import Finding, Host, Level
+from vmm.guest_cpuid import supported_cpuid
 from vmm.kvm import backend
 from vmm.probes import Speed
 
@@ -263,7 +264,7 @@ def _examine(system: kvm_bindings.System) -> Iterator[Finding]:
         fix = "a newer kernel on the host" if capability.required else ""
         yield Finding(topic, name, f"missing, lost: {capability.lost}", level, fix)
     try:
-        features = feature_names(system.supported_cpuid())
+        features = feature_names(supported_cpuid(system))
     except OSError as error:
         yield Finding(topic, "CPU features", str(error), "problem", "a newer kernel on the host")
     else:

@@ -16,6 +16,7 @@ from vmm.config import MachineConfig
 from vmm.cpuid import feature_names
 from vmm.errors import ConfigError, SnapshotError
 from vmm.furnish import furnish
+from vmm.guest_cpuid import supported_cpuid
 from vmm.machine import Machine
 from vmm.snapshot.identities import own_settings
 from vmm.snapshot.put import put_state
@@ -177,7 +178,7 @@ def _refuse_missing(machine: Machine, snapshot: Snapshot) -> None:
     Raises:
         SnapshotError: it lacks something.
     """
-    supported = set(feature_names(machine.hardware.kvm.supported_cpuid())) | _NOT_COMPARED
+    supported = set(feature_names(supported_cpuid(machine.hardware.kvm))) | _NOT_COMPARED
     lacking = [name for name in feature_names(snapshot.vcpus[0].cpuid) if name not in supported]
     if lacking:
         raise SnapshotError(

@@ -13,6 +13,7 @@ from vmm.cpu_features import FEATURES
 from vmm.cpu_templates import find_template, shipped
 from vmm.cpuid import feature_names, filter_cpuid, lacks, parse_features
 from vmm.errors import ConfigError, KvmUnavailable
+from vmm.guest_cpuid import supported_cpuid
 from vmm.kvm import open_kvm
 
 __all__ = ["cpu"]
@@ -120,7 +121,7 @@ def _print_diff(found: dict[str, Any], first: str, second: str) -> None:
 def _supported() -> list[CpuidEntry]:
     kvm = open_kvm()
     try:
-        return kvm.supported_cpuid()
+        return supported_cpuid(kvm)
     finally:
         kvm.close()
 

@@ -18,6 +18,7 @@ CX16 = 1 << 13
 class Kvm:
     def __init__(self) -> None:
         self.asked = 0
+        self.has = 0
 
     def supported_cpuid(self) -> list[CpuidEntry]:
         self.asked += 1
@@ -25,6 +26,9 @@ class Kvm:
             CpuidEntry(0, 0, 0, 0xD, 0, 0, 0),
             CpuidEntry(1, 0, 0, 0, 0, CX16 | 1, 0xFFFF_FFFF),
         ]
+
+    def check_extension(self, capability: int) -> int:
+        return int(capability == self.has)
 
 
 class Vcpu:
@@ -73,3 +77,12 @@ def test_every_vcpu_has_its_own_number_and_kvm_is_asked_once(kvm):
 def test_what_is_not_there_is_refused(kvm):
     with pytest.raises(ConfigError):
         guest_cpuid.set_guest_cpuid(kvm, Vcpu(), parse_features("+avx"), cpus=1, lapic=True)
+
+
+def test_the_deadline_timer_of_kernels_that_tell_of_it_by_a_capability_alone(kvm):
+    deadline = 1 << 24
+    (one,) = [e for e in guest_cpuid.supported_cpuid(kvm) if e.function == 1]
+    assert not one.ecx & deadline
+    kvm.has = 72  # KVM_CAP_TSC_DEADLINE_TIMER
+    (one,) = [e for e in guest_cpuid.supported_cpuid(kvm) if e.function == 1]
+    assert one.ecx == CX16 | 1 | deadline
