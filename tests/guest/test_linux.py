@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from vmm.cpu_features import FEATURES
+from vmm.cpu_templates import find_template
+
 Linux = Callable[..., Any]
 
 GREETING = 'echo "init runs on $(uname -m) with $(nproc) CPUs"\n'
@@ -18,6 +21,10 @@ POWER_OFF = "poweroff -f\n"
 
 # What a kernel says of a machine that it finds wrong.
 COMPLAINTS = "WARNING|BUG:|Oops|Call Trace|unchecked MSR|unexpected|Firmware Bug|not responding"
+
+# What Linux lists by itself: PREFETCHW comes with AMD's long mode, and mitigations have one name
+# each, whichever of two bits tells of them.
+DERIVED = {"3dnowprefetch", "ibpb", "ibrs", "stibp", "ssbd", "constant_tsc", "lfence_rdtsc"}
 
 FACTS = f"""\
 {GREETING}
@@ -41,7 +48,7 @@ def test_a_kernel_as_it_is_installed(linux: Linux, architecture: str) -> None:
     assert re.findall(r"^processor\s*: (\d+)", cpuinfo, re.MULTILINE) == ["0"]
     assert re.findall(r"^apicid\s*: (\d+)", cpuinfo, re.MULTILINE) == ["0"]
     (flags,) = re.findall(r"^flags\s*: (.*)", cpuinfo, re.MULTILINE)
-    assert {"hypervisor", "x2apic", "lm", "apic"} <= set(flags.split())
+    assert {"hypervisor", "x2apic", "lm", "apic", "tsc_deadline_timer"} <= set(flags.split())
     interrupts = "\n".join(guest.between("interrupts", "end of interrupts"))
     assert re.search(r"IO-APIC +4-edge +ttyS0", interrupts)
     assert guest.between("clock", "end of clock") == ["kvm-clock"]
@@ -61,6 +68,21 @@ def test_two_processors_and_memory_above_4_gib(linux: Linux) -> None:
     assert re.findall(r"^apicid\s*: (\d+)", cpuinfo, re.MULTILINE) == ["0", "1"]
     (total,) = guest.between("memory", "end of memory")
     assert 4_400_000 < int(total.split()[1]) <= 4608 << 10
+    assert guest.result.reason == "poweroff", guest.result.report()
+
+
+@pytest.mark.parametrize("cpu", ["steady", "x86-64-v2"])
+def test_a_processor_by_a_template(linux: Linux, cpu: str) -> None:
+    """Linux finds nothing amiss with it, and lists what the template names."""
+    guest = linux(FACTS + POWER_OFF, cpu=cpu)
+    assert guest.between("complaints", "end of complaints") == []
+    cpuinfo = "\n".join(guest.between("cpuinfo", "end of cpuinfo"))
+    flags = set(re.findall(r"^flags\s*: (.*)", cpuinfo, re.MULTILINE)[0].split())
+    template = find_template(cpu)
+    # KVM's features have other names there, or none.
+    assert {n for n in template.demanded if not n.startswith("kvm")} <= flags
+    shown = template.demanded | template.allowed | {"hypervisor"}
+    assert (flags & FEATURES.keys()) - DERIVED <= shown
     assert guest.result.reason == "poweroff", guest.result.report()
 
 
