@@ -10,6 +10,7 @@ Information Via the CPUID Instruction"; Intel SDM vol. 2, "CPUID".
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 
 from devices.records import Record
@@ -25,6 +26,7 @@ __all__ = [
     "filter_cpuid",
     "lacks",
     "parse_features",
+    "vendor_and_model",
 ]
 
 HOST = "host"
@@ -148,6 +150,26 @@ def feature_names(entries: Iterable[CpuidEntry]) -> list[str]:
     """Name the features in a CPUID table, in the order of their leaves and bits."""
     table = {(e.function, e.index): e for e in entries}
     return [f.name for f in FEATURES.values() if _has(table, f)]
+
+
+def vendor_and_model(entries: Iterable[CpuidEntry]) -> tuple[str, str]:
+    """The processor's vendor and its brand string; empty where a table does not tell them.
+
+    Spec: AMD64 APM vol. 3, Processor Vendor and Largest Standard Function Number; Processor Name
+    String.
+    """
+    leaves = {(e.function, e.index): e for e in entries}
+    vendor = model = b""
+    if (zero := leaves.get((0, 0))) is not None:
+        vendor = struct.pack("<III", zero.ebx, zero.edx, zero.ecx)
+    for function in (0x8000_0002, 0x8000_0003, 0x8000_0004):
+        if (part := leaves.get((function, 0))) is not None:
+            model += struct.pack("<IIII", part.eax, part.ebx, part.ecx, part.edx)
+    return _text(vendor), _text(model)
+
+
+def _text(data: bytes) -> str:
+    return data.split(b"\0")[0].decode("ascii", "replace").strip()
 
 
 def filter_cpuid(

@@ -7,7 +7,6 @@ This reads the machine; what it finds becomes bytes in `firmware`. Where the tab
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterable, Sequence
 
 from devices.acpi_pm import SOFT_OFF
@@ -17,6 +16,7 @@ from firmware.acpi.dsdt import SOFT_OFF as NAMED_SOFT_OFF
 from firmware.mp_table import MOST_PROCESSORS, mp_tables
 from firmware.smbios import Processor, fw_cfg_files, smbios_tables
 from kvm_bindings import CpuidEntry
+from vmm.cpuid import vendor_and_model
 from vmm.errors import ConfigError
 from vmm.identity import Identity
 from vmm.layout import (
@@ -126,23 +126,9 @@ def _smbios(
 
 
 def _processor(leaves: dict[tuple[int, int], CpuidEntry]) -> Processor:
-    """What CPUID says of the processor; nothing of what is not there.
-
-    Spec: AMD64 APM vol. 3, Processor Vendor and Largest Standard Function Number; Processor Name
-    String.
-    """
-    vendor = model = b""
-    if (zero := leaves.get((0, 0))) is not None:
-        vendor = struct.pack("<III", zero.ebx, zero.edx, zero.ecx)
-    for function in (0x8000_0002, 0x8000_0003, 0x8000_0004):
-        if (part := leaves.get((function, 0))) is not None:
-            model += struct.pack("<IIII", part.eax, part.ebx, part.ecx, part.edx)
+    """What CPUID says of the processor; nothing of what is not there."""
     one = leaves.get((1, 0), CpuidEntry(1))
-    return Processor(_text(vendor), _text(model), one.eax, one.edx)
-
-
-def _text(data: bytes) -> str:
-    return data.split(b"\0")[0].decode("ascii", "replace").strip()
+    return Processor(*vendor_and_model(leaves.values()), one.eax, one.edx)
 
 
 def _check_room(what: str, start: int, data: bytes, end: int) -> None:

@@ -31,8 +31,8 @@ poweroff -f
 # emulated, is not up to them.
 NOT_IN_THE_LAB = {
     ("bookworm-backports", 2): "a double fault of the kernel, in QEMU's guests as well",
-    ("bookworm-686-pae", 1): "a guest with PAE halts before its console, in QEMU's guests as well",
-    ("bookworm-686-pae", 2): "a guest with PAE halts before its console, in QEMU's guests as well",
+    ("bookworm-686-pae", 1): "a kernel with PAE comes to no console, in QEMU's guests as well",
+    ("bookworm-686-pae", 2): "a kernel with PAE comes to no console, in QEMU's guests as well",
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 import textwrap
 from typing import Any
 
@@ -11,7 +10,7 @@ from kvm_bindings import CpuidEntry
 from vmm.cli.options import Options
 from vmm.cpu_features import FEATURES
 from vmm.cpu_templates import find_template, shipped
-from vmm.cpuid import feature_names, filter_cpuid, lacks, parse_features
+from vmm.cpuid import feature_names, filter_cpuid, lacks, parse_features, vendor_and_model
 from vmm.errors import ConfigError, KvmUnavailable
 from vmm.guest_cpuid import supported_cpuid
 from vmm.kvm import open_kvm
@@ -129,17 +128,11 @@ def _supported() -> list[CpuidEntry]:
 def _dump(spec: str) -> dict[str, Any]:
     mask = parse_features(spec)
     table = filter_cpuid(_supported(), mask)
-    leaves = {(entry.function, entry.index): entry for entry in table}
-    vendor = model = b""
-    if (zero := leaves.get((0, 0))) is not None:
-        vendor = struct.pack("<III", zero.ebx, zero.edx, zero.ecx)
-    for function in (0x8000_0002, 0x8000_0003, 0x8000_0004):
-        if (part := leaves.get((function, 0))) is not None:
-            model += struct.pack("<IIII", part.eax, part.ebx, part.ecx, part.edx)
+    vendor, model = vendor_and_model(table)
     return {
         "cpu": spec,
-        "vendor": _text(vendor),
-        "model": _text(model),
+        "vendor": vendor,
+        "model": model,
         "features": feature_names(table),
         "leaves": [
             {"function": e.function, "index": e.index}
@@ -147,10 +140,6 @@ def _dump(spec: str) -> dict[str, Any]:
             for e in sorted(table)
         ],
     }
-
-
-def _text(data: bytes) -> str:
-    return data.split(b"\0")[0].decode("ascii", "replace").strip()
 
 
 def _side(what: str) -> dict[str, Any]:
