@@ -68,7 +68,7 @@ bench: $(VENV)/.base ## measure beside a C monitor and QEMU; JSON is kept in ben
 	$(BIN)/python tests/bench/run.py
 
 bench-linux: $(VENV)/.base ## Linux's boot, disk and network beside QEMU's microvm, in the lab
-	$(BIN)/python -m vmm.lab --package qemu-system-x86 --package iproute2 --timeout 3000 --silence 450 --retries 1 -- \
+	$(BIN)/python -m vmm.lab --package qemu-system-x86 --timeout 3000 --silence 450 --retries 1 -- \
 		python3 tests/bench/linux.py $(BENCH_ARGS)
 
 fuzz: $(VENV)/.fuzz ## longer fuzzing of loaders and devices with atheris (SECONDS_EACH=60)
