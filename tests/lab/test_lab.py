@@ -94,6 +94,27 @@ def test_a_guest_runs_and_all_comes_back(tmp_path: Path) -> None:
     assert not _nothing_left(tmp_path)
 
 
+def test_processors_wake_each_other(tmp_path: Path) -> None:
+    """On each one a process that sleeps, and one that only another processor's can wake."""
+    script = """if True:
+        import os, pathlib, time
+        def turns(process):
+            lines = (process / "status").read_text().splitlines()
+            return int(dict(line.split(":", 1) for line in lines)["voluntary_ctxt_switches"])
+        everyone = [one for one in pathlib.Path("/proc").iterdir() if one.name.isdigit()]
+        nudges = [
+            one for one in everyone
+            if "/sbin/lab-nudge" in (one / "cmdline").read_text().split(chr(0))
+        ]
+        before = {one: turns(one) for one in nudges}
+        time.sleep(6)
+        for one in nudges:
+            print(*os.sched_getaffinity(int(one.name)), turns(one) - before[one] >= 3)
+    """
+    done = _lab(tmp_path, "--", "python3", "-c", script)
+    assert sorted(done.stdout.splitlines()) == ["0 True"] * 2 + ["1 True"] * 2, done.stderr
+
+
 def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
     script = "echo begun; echo part >/results/part; sleep 1000"
     done = _lab(tmp_path, "--timeout", "2", "--", "sh", "-c", script)

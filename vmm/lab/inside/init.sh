@@ -30,6 +30,9 @@ for module in vhost_net vhost_vsock tun; do
     modprobe -q "$module"
 done
 
+# -I -S: nothing of the project, nothing of its Python packages.
+python3 -I -S /sbin/lab-nudge &
+
 . /share/control/settings # LAB_TIMEOUT in seconds, or 0; LAB_SHELL when one is wanted
 # The project is not installed here, so that pytest has to be told of its plugin.
 export GLASSVM_LAB=1 PYTHONPATH=/share/checkout:/share/site PYTEST_PLUGINS=vmm.pytest_plugin
