@@ -120,7 +120,10 @@ def test_processors_memory_entropy_and_a_disk_that_keeps_what_is_written(
     shell("mount /dev/vdb /mnt")
     assert shell("md5sum </mnt/kept") == digest
     assert shell("dmesg | grep -c 'EXT4-fs error' || true") == "0"
-    assert shell.end("poweroff") == "poweroff"
+    # As `vmm stop` does it.
+    shell("until ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q /dev/input/; do sleep 1; done")
+    assert shell.machine.press_power_button()
+    assert shell.machine.run(PATIENCE).reason == "poweroff"
 
 
 def in_background(act: Callable[[], object]) -> threading.Thread:
