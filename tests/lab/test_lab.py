@@ -104,7 +104,7 @@ def test_processors_wake_each_other(tmp_path: Path) -> None:
         everyone = [one for one in pathlib.Path("/proc").iterdir() if one.name.isdigit()]
         nudges = [
             one for one in everyone
-            if "/sbin/lab-nudge" in (one / "cmdline").read_text().split(chr(0))
+            if "/sbin/lab-steady" in (one / "cmdline").read_text().split(chr(0))
         ]
         before = {one: turns(one) for one in nudges}
         time.sleep(6)

@@ -27,7 +27,7 @@ _HERE = Path(__file__).resolve().parent
 # What decides how a lab is made, beside the names of the packages.
 _RECIPE = (
     *("cache.py", "packages.py", "rootfs.py", "initramfs.py", "../../firmware/cpio.py"),
-    *("inside/initramfs.sh", "inside/init.sh", "inside/nudge.py"),
+    *("inside/initramfs.sh", "inside/init.sh", "inside/steady.py"),
 )
 
 _UNUSED_S = 30 * 24 * 3600

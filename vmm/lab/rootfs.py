@@ -97,7 +97,7 @@ def _write_files(root: Path) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     shutil.copy(_HERE / "inside/init.sh", root / "sbin/lab-init")
-    shutil.copy(_HERE / "inside/nudge.py", root / "sbin/lab-nudge")
+    shutil.copy(_HERE / "inside/steady.py", root / "sbin/lab-steady")
     for name in _EXECUTABLE:
         (root / name).chmod(0o755)
     for link, target in {"results": "share/results", "files": "share/files"}.items():

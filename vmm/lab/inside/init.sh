@@ -31,7 +31,7 @@ for module in vhost_net vhost_vsock tun; do
 done
 
 # -I -S: nothing of the project, nothing of its Python packages.
-python3 -I -S /sbin/lab-nudge &
+python3 -I -S /sbin/lab-steady
 
 . /share/control/settings # LAB_TIMEOUT in seconds, or 0; LAB_SHELL when one is wanted
 # The project is not installed here, so that pytest has to be told of its plugin.
