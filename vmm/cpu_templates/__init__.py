@@ -124,3 +124,5 @@ def _load(path: Path, name: str) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"CPU template {name}: not UTF-8, as TOML is") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"CPU template {name}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"CPU template {name}: nested too deeply") from None

@@ -177,6 +177,7 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
         ('\nextends = "x86"\n', "own.toml:2: extends 'x86': there are steady, x86-64-v1, "),
         ('demand = ["fpu"]\nallow = ["avx"]\n', "own.toml:2: avx needs .*xsave as well"),
         ("demand = [\n", r"own.toml: .*end of document"),
+        ("demand = " + "[" * 5000 + "]" * 5000, r"own.toml: nested too deeply"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_told_with_its_line(
