@@ -49,6 +49,8 @@ class Gate:
         self._asking: Vcpu | None = None
         """Whose fault is being asked about."""
         self._parked: set[int] = set()
+        self._leaving: set[int] = set()
+        """Those that were let go and are not on their way into the guest yet."""
         self._permits: dict[int, Permit] = {}
         """What a vCPU may do though the gate is closed."""
         self._permitted: set[int] = set()
@@ -67,6 +69,7 @@ class Gate:
             self._holds = set(self.from_start)
             self.held_by = ""
             self._permits.clear()
+            self._leaving.clear()
         if self._holds:
             self._state.kick()
 
@@ -90,6 +93,9 @@ class Gate:
         if phase is not Phase.RUNNING and not (phase is Phase.PAUSED and state.busy):
             return False
         state.refuse_own_thread("pause")
+        with self._changed:
+            # Or whoever holds the run again and again would never let the guest run.
+            self._changed.wait_for(self._nobody_leaves, timeout_s)
         self.pause_soon(hold=hold)
         with self._changed:
             parked = self._changed.wait_for(self._all_parked, timeout_s)
@@ -119,6 +125,7 @@ class Gate:
                     return
                 if self._state.ending is None and self._state.lifecycle.phase is Phase.PAUSED:
                     self._state.lifecycle.to(Phase.RUNNING)
+                self._leaving |= self._parked
                 self._changed.notify_all()
 
     def permit(self, vcpu: Vcpu, step: Permit, timeout_s: float | None) -> bool:
@@ -168,6 +175,13 @@ class Gate:
             return vcpu.index in self._permits
         return False
 
+    def gone(self, vcpu: Vcpu) -> None:
+        """A vCPU that was let go enters the guest next: from now on it can be held again."""
+        if vcpu.index in self._leaving:
+            with self._changed:
+                self._leaving.discard(vcpu.index)
+                self._changed.notify_all()
+
     def permit_of(self, vcpu: Vcpu) -> Permit | None:
         """What the vCPU is permitted to do, if that is not everything."""
         return self._permits.get(vcpu.index)
@@ -198,6 +212,7 @@ class Gate:
                 with self._changed:
                     self._asking = None
                     self._changed.notify_all()
+        self.gone(vcpu)
 
     # -- inside ---------------------------------------------------------------------------
 
@@ -226,6 +241,9 @@ class Gate:
     def _may_pass(self, vcpu: Vcpu) -> bool:
         permitted = vcpu.index in self._permits and self._asking is None
         return not self.closed or self._state.ending is not None or permitted
+
+    def _nobody_leaves(self) -> bool:
+        return not self._leaving or self.closed or self._state.ending is not None
 
     def _is_back(self, index: int) -> bool:
         return self._state.ending is not None or (

@@ -125,6 +125,12 @@ class RunControl:
 
     def interrupted(self, vcpu: Vcpu) -> bool:
         """A vCPU came out of the guest: look why, wait while paused, say whether to leave."""
+        try:
+            return self._is_over(vcpu)
+        finally:
+            self.gate.gone(vcpu)
+
+    def _is_over(self, vcpu: Vcpu) -> bool:
         state, death = self.state, self._death
         if death is not None and death.vcpu == vcpu.index:
             self._death = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 
 import pytest
 
@@ -131,3 +132,28 @@ def test_after_a_step_another_reason_is_told(alone, scripted):
         assert made.control.gate.held_by == why
     made.control.gate.resume()
     assert made.finish().reason == "halt"
+
+
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_who_holds_again_and_again_does_not_starve_the_guest(several, vcpus):
+    did = [0] * vcpus
+
+    def go_on(kvm):
+        did[kvm.index] += 1
+        kvm.script.append(go_on)
+        time.sleep(0.0001)
+        return -errno.EINTR
+
+    made = several(*([go_on] for _ in range(vcpus)))
+    made.start()
+    went_on, rounds = 0, 200
+    for _ in range(rounds):
+        assert made.control.gate.pause(20)
+        before = list(did)
+        made.control.gate.resume()
+        assert made.control.gate.pause(20)
+        went_on += all(now > then for now, then in zip(did, before, strict=True))
+        made.control.gate.resume()
+    assert went_on > rounds / 2
+    made.control.state.end(Ending("stopped"))
+    assert made.finish().reason == "stopped"
