@@ -103,6 +103,13 @@ class VirtioDevice:
             RingError: a chain is none, or no request of this type; the device needs a reset.
         """
 
+    def input_fd(self, index: int) -> int:
+        """A file that, once it is readable, is a reason to serve a queue again; -1: none.
+
+        Asked behind each pass over a queue, where requests may take long (`blocks`).
+        """
+        return -1
+
     def pause(self) -> None:
         """Have others serve its queues no more, for a while."""
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     class Link(Protocol):
         """The host's end of the cable. Frames are whole, and nothing waits for long."""
 
+        fd: int
+        """A file that is readable where there may be a frame; -1: the cable is cut."""
         offloads: int
         """The features (CSUM .. HOST_ECN) that it can take part in."""
         header: bool
@@ -48,6 +50,10 @@ if TYPE_CHECKING:
 
         def receive(self, parts: Sequence[memoryview]) -> int:
             """Take the next frame into the buffers and return its bytes; 0: there is none."""
+            ...
+
+        def close(self) -> None:
+            """Pull the cable out. May be called twice."""
             ...
 
 
@@ -153,6 +159,8 @@ class Net(VirtioDevice):
         self._spill = memoryview(bytearray(_LONGEST_FRAME))
         self._held = b""
         """A frame for which the guest had no room."""
+        self._drained = False
+        """Whether the link had no more frames when it was last asked."""
         self.received_frames = self.received_bytes = 0
         self.sent_frames = self.sent_bytes = self.dropped_frames = 0
         """Frames, and bytes without headers; dropped: what the link did not take, or was none."""
@@ -186,7 +194,16 @@ class Net(VirtioDevice):
         """Forget what the driver did."""
         self._agreed = 0
         self._held = b""
+        self._drained = False
         self._waits = [False, False]
+
+    def input_fd(self, index: int) -> int:
+        """The link's file, while the guest has room and the link no frame."""
+        return self._link.fd if index == RX and self._drained else -1
+
+    def close(self) -> None:
+        """Pull the cable out."""
+        self._link.close()
 
     def serve(self, queue: Queue) -> None:
         """Send what the guest has for the link, or give it what the link has."""
@@ -262,6 +279,7 @@ class Net(VirtioDevice):
     # -- receiving -------------------------------------------------------------------------
 
     def _receive(self, queue: Queue) -> None:
+        self._drained = False
         for _ in range(_BATCH):
             if self._has_to_wait(RX) or (chain := queue.pop()) is None:
                 return
@@ -309,13 +327,15 @@ class Net(VirtioDevice):
             frame, self._held = self._held, b""
             _put(parts, 0, frame)
             return len(frame)
-        if self._link.header:
-            return self._link.receive(parts)
-        size = self._link.receive(_behind(parts, HEADER_SIZE))
-        if not size:
-            return 0
-        _put(parts, 0, bytes(HEADER_SIZE))
-        return HEADER_SIZE + size
+        above = 0 if self._link.header else HEADER_SIZE
+        size = self._link.receive(_behind(parts, above) if above else parts)
+        if size:
+            _put(parts, 0, bytes(above))
+            return above + size
+        self._drained = True
+        if self._link.fd < 0 and self.values["status"] & LINK_UP:
+            self.set_link(False)
+        return 0
 
     @property
     def _merges(self) -> bool:

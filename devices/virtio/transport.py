@@ -202,7 +202,7 @@ class Transport:
 
     def notify(self, index: int) -> None:
         """The driver has made something available in a queue."""
-        if self.running and 0 <= index < len(self.queues) and self.queues[index].ready:
+        if 0 <= index < len(self.queues) and self.serves(index):
             self._kick(index)
 
     def acknowledge(self, bits: int) -> None:
@@ -222,10 +222,14 @@ class Transport:
 
     # -- what the host does -----------------------------------------------------------------
 
+    def serves(self, index: int) -> bool:
+        """Say whether a queue can be served."""
+        return self.running and self.queues[index].ready
+
     def serve(self, index: int) -> bool:
         """Carry out what waits in a queue now, and tell the driver; say whether more has come."""
         queue = self.queues[index]
-        if not self.running or not queue.ready:
+        if not self.serves(index):
             return False
         more = False
         self.notifications += 1
@@ -243,7 +247,7 @@ class Transport:
 
     def kick(self, index: int) -> None:
         """Have a queue served, if it can be: the host has something for it."""
-        if self.running and self.queues[index].ready:
+        if self.serves(index):
             self._kick(index)
 
     def kick_all(self) -> None:

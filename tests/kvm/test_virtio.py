@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
 import threading
+import time
 
 import pytest
 
@@ -145,6 +147,55 @@ def test_without_interrupt_controllers_queues_are_served_within_the_exit(vm_fact
     machine.run(timeout=30)
     assert not place.eventfds
     assert r.answers == ANSWERS
+
+
+class Fed(VirtioDevice):
+    """Hands on what its host has for it."""
+
+    device_id = 0x1234
+    queue_sizes = (8,)
+    blocks = True
+    name = "fed"
+
+    def __init__(self):
+        super().__init__()
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.passes = 0
+
+    def serve(self, queue):
+        self.passes += 1
+        with contextlib.suppress(BlockingIOError):
+            data = b"%d" % os.eventfd_read(self.fd)
+            for chain in queue:
+                queue.push(chain, chain.write(data))
+
+    def input_fd(self, index):
+        return self.fd
+
+    def close(self):
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("irqchip", [True, False])
+def test_input_has_its_queue_served(vm_factory, until, irqchip):
+    machine = vm_factory(memory="2M", irqchip=irqchip)
+    device = Fed()
+    r = Rig(machine, machine.add_virtio(device), [])
+    queue = r.place.transport.queues[0]
+    for number, value in enumerate((b"7", b"88"), 1):
+        until(lambda: device.passes)  # it waits for input
+        r.driver.queues[0].add(writable=[(r.driver.buffers, 4)])
+        os.eventfd_write(device.fd, int(value))
+        until(lambda number=number: queue.next_used == number)
+        assert machine.memory.read(r.driver.buffers, len(value)) == value
+    passes = device.passes
+    with machine.lock:
+        r.driver.write(0x070, 0)  # a reset
+    os.eventfd_write(device.fd, 1)
+    time.sleep(0.05)
+    assert device.passes == passes, "nobody listens any more"
 
 
 def test_a_device_that_raises_fails_the_machine(rig):

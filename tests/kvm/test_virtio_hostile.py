@@ -49,6 +49,7 @@ class Link:
 
     def __init__(self):
         self._asked = 0
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC)
 
     def agree(self, features):
         pass
@@ -62,6 +63,11 @@ class Link:
             return 0
         parts[0][:60] = bytes(60)[: len(parts[0])]
         return min(60, len(parts[0]))
+
+    def close(self):
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class Echo:

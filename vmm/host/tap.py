@@ -88,23 +88,23 @@ class Tap:
         try:
             os.writev(self.fd, parts)
         except OSError as error:
-            if error.errno not in _DROPPED:
-                raise
+            self._refused(error)
             return False
         return True
 
     def receive(self, parts: Sequence[memoryview]) -> int:
         """Take the next frame, its header included, and return its bytes; 0: there is none now.
 
-        What does not fit is lost.
+        What does not fit is lost. Where the interface was removed, the cable is cut.
         """
         try:
             return os.readv(self.fd, parts)
         except BlockingIOError:
             return 0
         except OSError as error:
-            if error.errno not in _DROPPED:
-                raise
+            self._refused(error)
+            if error.errno == errno.EBADFD:
+                self.close()
             return 0
 
     def close(self) -> None:
@@ -113,11 +113,17 @@ class Tap:
         if fd >= 0:
             os.close(fd)
 
+    def _refused(self, error: OSError) -> None:
+        """Raise what is no reason to do without a frame."""
+        if self.fd >= 0 and error.errno not in _DROPPED:
+            raise error
 
-# EINVAL, EFAULT: headers that contradict the frame. EIO: the interface is down. The others: full.
+
+# EINVAL, EFAULT: headers that contradict the frame. EIO: the interface is down. EBADFD: it was
+# removed. The others: full.
 _DROPPED = frozenset(
     (
-        *(errno.EINVAL, errno.EFAULT, errno.EMSGSIZE, errno.EIO),
+        *(errno.EINVAL, errno.EFAULT, errno.EMSGSIZE, errno.EIO, errno.EBADFD),
         *(errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM),
     )
 )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-
 from devices.token_bucket import RateLimit, TokenBucket
-from devices.virtio.net import RX, Net
+from devices.virtio.net import Net
 from kvm_bindings import KvmError
 from vmm.errors import ConfigError
 from vmm.host.passt import Passt
@@ -46,7 +43,7 @@ def add_net(machine: Machine, text: str, *, number: int = 0, name: str = "") -> 
         card: VirtioDevice | None = None
         if isinstance(link, Tap) and options.vhost is not False and options.rate is None:
             card = _hand_over(link, mac, options)
-        place = machine.add_virtio(card or _Card(machine, link, mac, options.rate))
+        place = machine.add_virtio(card or _own_card(machine, link, mac, options.rate))
         if options.mac is not None:
             _readdress(place.device, mac)
         return place
@@ -73,60 +70,14 @@ def _readdress(card: VirtioDevice, mac: bytes) -> None:
         card.transport.config_changed()
 
 
-class _Card(Net):
-    """A card whose frames pass through this process; the link is watched while it is empty."""
-
-    def __init__(self, machine: Machine, link: Tap | Passt, mac: bytes, rate: int | None) -> None:
-        self._machine = machine
-        self._host = link
-
-        def limit() -> RateLimit | None:
-            return None if rate is None else RateLimit(size=TokenBucket(rate))
-
-        super().__init__(
-            _Watched(self, link),
-            mac,
-            send_limit=limit(),
-            receive_limit=limit(),
-            later=machine.events.call_later,
-        )
-
-    def wait_for_frames(self) -> None:
-        """There is no frame now: have it noticed when there is one."""
-        fd = self._host.fd
-        if fd >= 0:
-            with contextlib.suppress(OSError):  # it was closed just now
-                self._machine.events.watch(fd, lambda: self._frames(fd))
-
-    def close(self) -> None:
-        """Pull the cable out."""
-        if self._host.fd >= 0:
-            self._machine.events.unwatch(self._host.fd)
-        self._host.close()
-
-    def _frames(self, fd: int) -> None:
-        self._machine.events.unwatch(fd)
-        if self._host.fd < 0:
-            self.set_link(False)
-        elif self.transport is not None:
-            self.transport.kick(RX)
-
-
-class _Watched:
-    """A link whose card is told when there was nothing to receive."""
-
-    def __init__(self, card: _Card, link: Tap | Passt) -> None:
-        self.offloads, self.header, self.mtu = link.offloads, link.header, link.mtu
-        self.agree, self.send = link.agree, link.send
-        self._card = card
-        self._link = link
-
-    def receive(self, parts: Sequence[memoryview]) -> int:
-        """Take the next frame, or wait for one."""
-        size = self._link.receive(parts)
-        if not size:
-            if self._link.fd < 0:
-                self._card.set_link(False)  # the other end is gone
-            else:
-                self._card.wait_for_frames()
-        return size
+def _own_card(machine: Machine, link: Tap | Passt, mac: bytes, rate: int | None) -> Net:
+    """A card whose frames pass through this process."""
+    to_guest, from_guest = (
+        None if rate is None else RateLimit(size=TokenBucket(rate)) for _ in range(2)
+    )
+    return Net(
+        *(link, mac),
+        receive_limit=to_guest,
+        send_limit=from_guest,
+        later=machine.events.call_later,
+    )

@@ -69,6 +69,8 @@ class VirtioPlace:
         self._workers: list[QueueWorker] = []
         self._fds: list[int] = []
         self._hangup_fd = -1
+        self._awaited: set[int] = set()
+        """Files of the device whose input is waited for, where no thread of its own does so."""
         self._closed = False
         queues = range(len(device.queue_sizes))
         if not self.eventfds:
@@ -150,6 +152,8 @@ class VirtioPlace:
         for worker in self._workers:
             worker.close()
         with self._lock:
+            for fd in self._awaited.copy():
+                self._machine.events.unwatch(fd)
             self.device.close()
             self.transport.detach()
         if not self._workers:
@@ -169,7 +173,13 @@ class VirtioPlace:
 
     def _worker(self, index: int) -> QueueWorker:
         name = f"{self.name}.{index}"
-        return QueueWorker(name, lambda: self._serve(index), self._machine.fail)
+        return QueueWorker(
+            *(name, lambda: self._serve(index), self._machine.fail),
+            lambda: self._input_fd(index),
+        )
+
+    def _input_fd(self, index: int) -> int:
+        return self.device.input_fd(index) if self.transport.serves(index) else -1
 
     def _kick_worker(self, index: int) -> None:
         if not self._closed:
@@ -206,9 +216,24 @@ class VirtioPlace:
         """Serve a queue on the vCPU's own thread, within its exit."""
         with self._lock:
             for _ in range(_PASSES):
-                if self._closed or not self._serve(index):
+                if self._closed:
+                    return
+                if not self._serve(index):
+                    self._await_input(index)
                     return
         self._machine.events.call_later(0, lambda: self._serve_here(index))
+
+    def _await_input(self, index: int) -> None:
+        fd, events = self._input_fd(index), self._machine.events
+
+        def come() -> None:
+            events.unwatch(fd)
+            self._awaited.discard(fd)
+            self._serve_here(index)
+
+        if fd >= 0:
+            self._awaited.add(fd)
+            events.watch(fd, come)
 
     def _serve(self, index: int) -> bool:
         transport = self.transport

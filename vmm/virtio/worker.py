@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ __all__ = ["QueueWorker"]
 
 
 class QueueWorker:
-    """Serves a queue whenever its eventfd is signalled, by KVM or by `kick`.
+    """Serves a queue whenever its eventfd is signalled, by KVM or by `kick`, or there is input.
 
     The thread starts with the first kick. Whoever has paused the worker knows that no request is
     under way, and none begins; what is signalled meanwhile is served afterwards.
@@ -19,15 +20,22 @@ class QueueWorker:
         name: the thread's.
         serve: carries out what waits; says whether more has come meanwhile.
         fail: called with what `serve` raised; the thread then ends.
+        input_fd: asked behind each pass for a file that is another reason to serve the queue once
+            it is readable; -1: none.
     """
 
     def __init__(
-        self, name: str, serve: Callable[[], bool], fail: Callable[[BaseException], None]
+        self,
+        name: str,
+        serve: Callable[[], bool],
+        fail: Callable[[BaseException], None],
+        input_fd: Callable[[], int] = lambda: -1,
     ) -> None:
         self.fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._name = name
         self._serve = serve
         self._fail = fail
+        self._input_fd = input_fd
         # Reentrant: a machine that is paused for a reset resets its devices, which want it as well.
         self._serving = threading.RLock()
         self._turn = threading.RLock()
@@ -63,7 +71,7 @@ class QueueWorker:
     def _loop(self) -> None:
         try:
             while True:
-                os.eventfd_read(self.fd)
+                self._wait()
                 with self._turn:
                     pass
                 with self._serving:
@@ -74,3 +82,14 @@ class QueueWorker:
                     os.eventfd_write(self.fd, 1)
         except BaseException as error:
             self._fail(error)
+
+    def _wait(self) -> None:
+        """Return when there is a reason to serve the queue."""
+        also = self._input_fd()
+        if also >= 0:
+            poll = select.poll()
+            poll.register(self.fd, select.POLLIN)
+            poll.register(also, select.POLLIN)
+            if self.fd not in dict(poll.poll()):
+                return
+        os.eventfd_read(self.fd)

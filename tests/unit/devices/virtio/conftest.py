@@ -59,6 +59,7 @@ class FakeDisk:
 
 
 class FakeLink:
+    fd = 0
     offloads = 0
     header = False
     mtu = 0
@@ -71,6 +72,9 @@ class FakeLink:
 
     def receive(self, parts):
         return 0
+
+    def close(self):
+        pass
 
 
 DEVICES: dict[str, Callable[[], Any]] = {

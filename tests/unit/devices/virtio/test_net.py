@@ -38,6 +38,7 @@ class Cable:
         self.gives: list[bytes] = []
         self.agreed: list[int] = []
         self.takes = True
+        self.fd = 5
 
     def agree(self, features: int) -> None:
         self.agreed.append(features)
@@ -55,6 +56,9 @@ class Cable:
             part[: len(piece)] = piece
             done += len(piece)
         return done
+
+    def close(self) -> None:
+        self.fd = -1
 
 
 class Setup:
@@ -195,6 +199,36 @@ def test_no_link_no_frames() -> None:
     setup.card.set_link(True)
     setup.send(FRAME)
     assert setup.cable.sent == [FRAME]
+
+
+def test_the_link_is_watched_while_it_has_no_frame_and_the_guest_has_room() -> None:
+    setup = Setup()
+    card = setup.card
+    assert (card.input_fd(RX), card.input_fd(TX)) == (-1, -1)
+    setup.give_buffers(2000)
+    assert (card.input_fd(RX), card.input_fd(TX)) == (setup.cable.fd, -1)
+    setup.cable.gives = [FRAME, FRAME]
+    setup.arrived()
+    assert len(setup.rx.finished()) == 1
+    assert card.input_fd(RX) == -1, "a frame is there, no room for it"
+    setup.give_buffers(2000)
+    assert len(setup.rx.finished()) == 1
+    setup.give_buffers(2000)
+    assert card.input_fd(RX) == setup.cable.fd
+    setup.driver.write(0x070, 0)
+    assert card.input_fd(RX) == -1
+
+
+def test_a_cable_that_is_cut_is_a_link_that_is_down() -> None:
+    setup = Setup()
+    setup.give_buffers(2000)
+    setup.cable.close()
+    setup.arrived()
+    assert setup.device.read(0x106, 2) == 0
+    assert setup.card.input_fd(RX) == -1
+    generation = setup.driver.read(0x0FC)
+    setup.arrived()
+    assert setup.driver.read(0x0FC) == generation, "it is told once"
 
 
 def test_offloads_are_agreed_upon_with_the_link() -> None:

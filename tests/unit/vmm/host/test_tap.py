@@ -101,6 +101,24 @@ tap.close()
 
 
 @needs_tun
+def test_the_cable_of_an_interface_that_is_removed_is_cut() -> None:
+    told = run_in_netns(
+        UP
+        + """
+subprocess.run("ip link del gv0", shell=True, check=True)
+ready = select.poll()
+ready.register(tap.fd, select.POLLIN)
+print(bool(ready.poll(10_000)))
+print(tap.send([bytes(HEADER_SIZE), bytes(60)]))
+print(tap.receive([memoryview(bytearray(2000))]), tap.fd)
+print(tap.send([bytes(HEADER_SIZE), bytes(60)]), tap.receive([memoryview(bytearray(2000))]))
+""",
+        "ip",
+    )
+    assert told.split() == ["True", "False", "0", "-1", "False", "0"]
+
+
+@needs_tun
 def test_a_tap_that_is_in_use() -> None:
     told = run_in_netns(
         """

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -21,8 +22,8 @@ def until(condition):
 def started():
     made = []
 
-    def start(serve, fail=None):
-        worker = QueueWorker("worker", serve, fail or made.append)
+    def start(serve, fail=None, **options):
+        worker = QueueWorker("worker", serve, fail or made.append, **options)
         made.append(worker)
         return worker
 
@@ -73,6 +74,29 @@ def test_it_stands_still_while_it_is_paused(started):
     worker.resume()
     worker.resume()
     until(lambda: len(served) > count)
+
+
+def test_it_serves_when_there_is_input(started):
+    source, served = os.eventfd(0), []
+    wanted = [source]
+
+    def serve():
+        served.append(1)
+        return False
+
+    worker = started(serve, input_fd=lambda: wanted[0])
+    worker.kick()
+    until(lambda: len(served) == 1)
+    worker.kick()
+    until(lambda: len(served) == 2)
+    wanted[0] = -1
+    os.eventfd_write(source, 1)
+    until(lambda: len(served) == 3)
+    worker.kick()
+    until(lambda: len(served) == 4)
+    time.sleep(0.02)
+    assert len(served) == 4, "the file is still readable, and nobody asks"
+    os.close(source)
 
 
 def test_what_it_raises_is_told(started):
