@@ -7,7 +7,8 @@ from typing import Any
 
 SCRIPT = """\
 for module in /modules/*.ko; do insmod $module; done
-echo driver of $(ls /sys/bus/platform/drivers/pvpanic-mmio | grep QEMU)
+# In the kernel's own log, or what it says of the panic comes between the letters.
+echo "<1>driver of $(ls /sys/bus/platform/drivers/pvpanic-mmio | grep QEMU)" > /dev/kmsg
 echo c > /proc/sysrq-trigger
 """
 
