@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.guest.emulation import HIDDEN
+
 __all__ = ["APPEND", "MEMORY_MIB", "SIDES", "Guest"]
 
 MEMORY_MIB = 256
-HIDDEN = "-xsave,-la57"
-"""Features that the emulated AMD-V of the lab is not up to."""
 APPEND = "console=ttyS0 quiet panic=-1 reboot=t"
 
 

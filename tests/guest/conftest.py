@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 import vmm
+from tests.guest.emulation import HIDDEN
 from vmm.host.tap import Tap
 from vmm.lab.initramfs import load_order, read_module
 from vmm.pytest_plugin.machines import VmFactory
@@ -28,7 +29,6 @@ from vmm.pytest_plugin.machines import VmFactory
 HERE = Path(__file__).parent
 PATIENCE = 150
 """Seconds that a guest may take to its end, on an emulated host that is busy."""
-SLOW_HOST = "GLASSVM_LAB" in os.environ
 CLONE_NEWNET = 0x4000_0000
 EMULATED_RING_0 = Path("/sys/module/kvm_pvm").exists()
 
@@ -131,11 +131,7 @@ def linux(vm_factory: VmFactory, kernel: Path, tmp_path: Path) -> Linux:
     ) -> Outcome:
         initrd = tmp_path / "initrd"
         initrd.write_bytes(initramfs.make_initramfs(script, files, busybox=busybox))
-        if SLOW_HOST:
-            # QEMU's AMD-V does not intercept XSETBV: KVM never hears what the guest has enabled,
-            # and puts back the wrong state. And with page tables of five levels guests fail, QEMU's
-            # own as well.
-            options.setdefault("cpu", "-xsave,-la57")
+        options.setdefault("cpu", HIDDEN)
         machine = vm_factory(
             image, initrd=initrd, append=f"console=ttyS0 quiet panic=-1 {append}", **options
         )

@@ -21,13 +21,13 @@ from typing import Any
 import pytest
 
 import vmm
+from tests.guest.emulation import HIDDEN
 from vmm.cli.config_file import read_config
 from vmm.pytest_plugin.console import VmConsole
 from vmm.pytest_plugin.machines import VmFactory
 
 CONFIG = Path(os.environ.get("GLASSVM_DEBIAN", "/files/debian.toml"))
 PATIENCE = 400
-SLOW_HOST = "GLASSVM_LAB" in os.environ
 PROMPT = "root@debian:~# "
 MIB = 1 << 20
 CONNECT_PATIENCE_S = 300
@@ -78,9 +78,7 @@ def debian(vm_factory: VmFactory) -> Callable[..., Shell]:
             initrd=config["initrd"],
             disks=[f"{config['disk'][0]}:cow", *map(str, disks)],
             append=f"{config['append']} quiet panic=-1",
-            # QEMU's AMD-V does not intercept XSETBV: KVM puts back the wrong state. And with page
-            # tables of five levels this guest died early there.
-            cpu="-xsave,-la57" if SLOW_HOST else "",
+            cpu=HIDDEN,
             **{"memory": config["memory"], **more},
         )
         return Shell(machine)

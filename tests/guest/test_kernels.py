@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.guest.emulation import IN_THE_LAB
+
 Linux = Callable[..., Any]
 
 KERNELS = Path(os.environ.get("GLASSVM_KERNELS", "/files"))
@@ -30,7 +32,6 @@ poweroff -f
 # In the lab QEMU's microvm, the control, ends in the same way with these: its AMD-V, which is
 # emulated, is not up to them.
 NOT_IN_THE_LAB = {
-    ("bookworm-backports", 2): "a double fault of the kernel, in QEMU's guests as well",
     ("bookworm-686-pae", 1): "a kernel with PAE comes to no console, in QEMU's guests as well",
     ("bookworm-686-pae", 2): "a kernel with PAE comes to no console, in QEMU's guests as well",
 }
@@ -50,7 +51,7 @@ def test_a_kernel(linux: Linux, name: str, release: str, machine: str, cpus: int
     image = KERNELS / f"{name}.vmlinuz"
     if not image.is_file():
         pytest.skip(f"no {image}: the head of {Path(__file__).name} says how to have one")
-    if "GLASSVM_LAB" in os.environ and (name, cpus) in NOT_IN_THE_LAB:
+    if IN_THE_LAB and (name, cpus) in NOT_IN_THE_LAB:
         pytest.skip(f"not in the lab: {NOT_IN_THE_LAB[name, cpus]}")
     options = {"busybox": KERNELS / "busybox-i386"} if machine == "i686" else {}
     guest = linux(SCRIPT, image=image, cpus=cpus, **options)
