@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +17,7 @@ from vmm.cli.run_options import RUN_OPTIONS, RunOption
 from vmm.cli.values import address, close_to, count, seconds
 from vmm.errors import ConfigError
 from vmm.furnish import PAYLOAD_PREFIX
+from vmm.toml_file import read_toml
 
 __all__ = ["configured", "key_lines", "read_config", "to_toml"]
 
@@ -31,8 +31,6 @@ _OPTIONS: Mapping[str, RunOption] = {
 
 _NUMBERS = (address, count, seconds)
 """The readers of numbers, which may stand in a file without quotes."""
-
-_LARGEST = 1 << 20
 
 
 def configured(arguments: Sequence[str], options: Options) -> Options:
@@ -63,26 +61,7 @@ def read_config(path: str) -> dict[str, object]:
     Raises:
         ConfigError: it cannot be read, or a line is wrong; the message says which.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_LARGEST + 1)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"--config {path}: cannot be read: {why}") from None
-    if len(data) > _LARGEST:
-        raise ConfigError(f"--config {path}: larger than 1 MiB; is that a configuration?")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8, as TOML is") from None
-    text = text.replace("\r\n", "\n")
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(_not_toml(path, text, error)) from None
-    except RecursionError:
-        raise ConfigError(f"--config {path}: nested too deeply") from None
+    text, table = read_toml(path, "a configuration", whole=f"--config {path}", name=path)
     values = {}
     for key, value in table.items():
         try:
@@ -205,11 +184,3 @@ def _text(key: str, text: str) -> str:
     except UnicodeEncodeError:
         raise ConfigError(f"{key}: {text!r} is not UTF-8, as TOML is") from None
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _not_toml(path: str, text: str, error: tomllib.TOMLDecodeError) -> str:
-    """tomllib says where in parentheses: at a line and a column, or at the end."""
-    why, _, where = str(error).partition(" (at ")
-    line = re.match(r"line (\d+)", where)
-    number = int(line[1]) if line else text.rstrip("\n").count("\n") + 1
-    return f"{path}:{number}: not TOML: {why[:1].lower()}{why[1:]}"

@@ -16,16 +16,15 @@ micro-architecture levels.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from devices.records import Record
 from vmm.cpu_features import find_feature, needs_of
 from vmm.errors import ConfigError
+from vmm.toml_file import read_toml
 
 __all__ = ["CpuTemplate", "find_template", "shipped"]
 
 _HERE = Path(__file__).parent
-_LARGEST = 1 << 20
 _KEYS = ("summary", "extends", "demand", "allow")
 
 
@@ -61,12 +60,13 @@ def find_template(name: str) -> CpuTemplate:
 
 
 def _read(path: Path, name: str, within: tuple[str, ...]) -> CpuTemplate:
-    text, table = _load(path, name)
+    called = f"CPU template {name}"
+    text, table = read_toml(path, "a template", whole=called, name=called)
 
     def wrong(what: str, near: str) -> ConfigError:
         lines = text.split("\n")
         line = next((n for n, one in enumerate(lines, 1) if near in one.partition("#")[0]), 1)
-        return ConfigError(f"CPU template {name}:{line}: {what}")
+        return ConfigError(f"{called}:{line}: {what}")
 
     for key in table:
         if key not in _KEYS:
@@ -104,25 +104,3 @@ def _read(path: Path, name: str, within: tuple[str, ...]) -> CpuTemplate:
         if needed:
             raise wrong(f"{feature} needs {', '.join(needed)} as well", f'"{feature}"')
     return CpuTemplate(name, summary, demanded, allowed - demanded)
-
-
-def _load(path: Path, name: str) -> tuple[str, dict[str, Any]]:
-    import tomllib
-
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"CPU template {name}: cannot be read: {why}") from None
-    if len(data) > _LARGEST:
-        raise ConfigError(f"CPU template {name}: larger than 1 MiB; is that a template?")
-    try:
-        text = data.decode()
-        return text, tomllib.loads(text)
-    except UnicodeDecodeError:
-        raise ConfigError(f"CPU template {name}: not UTF-8, as TOML is") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"CPU template {name}: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"CPU template {name}: nested too deeply") from None
