@@ -27,6 +27,8 @@ __all__ = ["Host", "last_words", "run_command", "run_shell"]
 # nokaslr and mitigations=off save emulated work; the emulated TSC needs no checking.
 _APPEND = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable"
 
+_REASONS = ("Kernel panic", "soft lockup", "self-detected stall", "detected stalls")
+
 
 @dataclass(frozen=True)
 class Host:
@@ -112,7 +114,7 @@ def run_command(
         ) as process,
     ):
         assert process.stdout is not None
-        _pass_on(process.stdout.fileno(), out, deadline, silence_s)
+        _pass_on(host, process.stdout.fileno(), out, deadline, silence_s)
         _wait(host, process, deadline)
 
 
@@ -144,7 +146,9 @@ def _qemu(argv: list[str], **options: object) -> Iterator[subprocess.Popen[bytes
                 stream.close()
 
 
-def _pass_on(source: int, out: BinaryIO, deadline: float | None, silence_s: float | None) -> None:
+def _pass_on(
+    host: Host, source: int, out: BinaryIO, deadline: float | None, silence_s: float | None
+) -> None:
     """Copy from the descriptor `source` to `out` until its end, or until the deadline.
 
     Raises:
@@ -160,7 +164,8 @@ def _pass_on(source: int, out: BinaryIO, deadline: float | None, silence_s: floa
             if not selector.select(wait):
                 if wait == silence_s:
                     raise LabError(
-                        f"the emulated host hangs: it said nothing for {silence_s:.0f} s",
+                        f"the emulated host hangs: it said nothing for {silence_s:.0f} s"
+                        + last_words(host),
                         Status.BROKEN,
                     )
                 continue
@@ -194,10 +199,11 @@ def last_words(host: Host) -> str:
 
 
 def _tail(path: Path) -> str:
-    """The last line that tells something: of a kernel's panic, the one that gives the reason."""
+    """The last line that tells something: of a kernel that panicked or hung, the one with why."""
     try:
         text = path.read_text(errors="replace")
     except OSError:
         return ""
-    panics = [line for line in text.splitlines() if "Kernel panic" in line]
-    return last_line("\n".join(panics[:1]) or text)
+    lines = text.splitlines()
+    reasons = [line for reason in _REASONS for line in lines if reason in line]
+    return last_line("\n".join(reasons[:1]) or text)

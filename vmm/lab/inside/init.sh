@@ -43,6 +43,8 @@ if [ -n "$LAB_SHELL" ]; then
     setsid -c sh -l </dev/console >/dev/console 2>&1
     status=$?
 else
+    # Warnings too: the stack of a processor that hangs is one. They are for console.log.
+    echo 5 >/proc/sys/kernel/printk
     # The output's port has the number of its device in its name.
     tries=0
     until set -- /dev/vport*p1 && [ -c "$1" ]; do

@@ -5,7 +5,8 @@ without its lock (`helper_vmrun` and `do_vmexit` in svm_helper.c). What the proc
 there in the same moment is lost, and so is the interrupt: the processor sleeps, with its timer
 never armed again, until the APIC has another one for it, which brings the lost one along. So each
 processor has a process that sleeps and one that is woken by all others' sleepers, both pinned and
-urgent, for a wake-up of something urgent is an interrupt between processors.
+urgent, for a wake-up of something urgent is an interrupt between processors. And one process
+follows the real-time clock, whose interrupts need no processor that is awake.
 
 Stale code. A host was seen to spin at a place in KVM's code (a static key, in `__apic_accept_irq`)
 that Linux changes while it runs, with a breakpoint put there meanwhile. It fits that QEMU 7.2 kept
@@ -22,6 +23,7 @@ import time
 
 INTERVAL_S = 1.0
 KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_CREATE_IRQCHIP = 0xAE01, 0xAE41, 0xAE60
+RTC_UIE_ON = 0x7003
 
 
 def hold_guests() -> None:
@@ -34,9 +36,19 @@ def hold_guests() -> None:
             fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)
 
 
+def follow_the_clock() -> None:
+    """Have the real-time clock interrupt each second (an update interrupt), for ever."""
+    with open("/dev/rtc0", "rb", buffering=0) as clock:
+        fcntl.ioctl(clock, RTC_UIE_ON, 0)
+        while True:
+            clock.read(8)
+
+
 def main() -> None:
     """Start the processes and end; they run until they are killed."""
     hold_guests()
+    if not os.fork():
+        follow_the_clock()
     processors = sorted(os.sched_getaffinity(0))
     bells = {processor: os.eventfd(0) for processor in processors}
     for processor in processors:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 
 import pytest
 
 from vmm.lab import boot, cache
+from vmm.lab.tools import LabError
 
 
 @pytest.fixture
@@ -34,6 +37,16 @@ def test_the_machine_is_as_asked_and_dies_with_this_process(host: boot.Host) -> 
 def test_the_terminal_is_the_outputs_or_the_shells(host: boot.Host) -> None:
     assert "stdio,signal=off,id=output" in host.command_line(shell=False)
     assert "stdio,signal=off,id=console" in host.command_line(shell=True)
+
+
+def test_a_host_that_hangs_is_told_of_with_what_its_kernel_says(host: boot.Host) -> None:
+    host.console.write_text("watchdog: BUG: soft lockup - CPU#0 stuck for 22s!\nCall Trace:\n")
+    reading, writing = os.pipe()
+    with pytest.raises(LabError, match=r"said nothing for 0 s; .*: watchdog: BUG: soft lockup"):
+        boot._pass_on(host, reading, io.BytesIO(), None, 0.01)
+    os.close(writing)
+    boot._pass_on(host, reading, io.BytesIO(), None, 5)
+    os.close(reading)
 
 
 def test_a_panic_is_told_by_its_reason(host: boot.Host) -> None:
