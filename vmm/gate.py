@@ -168,11 +168,17 @@ class Gate:
         stepping, permitted = vcpu.index in self._permitted, vcpu.index in self._permits
         if stepping:
             return not permitted or self._asking is not None  # given up, or all are wanted here
-        if self.closed:
+        while self.closed:
             with self._standing(vcpu):
                 if self.on_held is not None:
                     self.on_held()
-            return vcpu.index in self._permits
+            # The kick may have come when it stood here already. First heeded, then asked for the
+            # reason: whoever kicks has given one before.
+            vcpu.heed_kick()
+            if vcpu.index in self._permits:
+                return True
+            if self._state.ending is not None:
+                break
         return False
 
     def gone(self, vcpu: Vcpu) -> None:

@@ -205,6 +205,11 @@ class Vcpu:
             if thread is not None and thread != threading.get_ident():
                 signals.kick(thread)
 
+    def heed_kick(self) -> None:
+        """Let a kick that has come by now not keep the vCPU from entering the guest. On its own
+        thread, before it looks for what was wanted."""
+        self._page[_IMMEDIATE_EXIT] = 0
+
     @property
     def asleep(self) -> bool:
         """Whether this vCPU waits in KVM, halted or not yet started. On its own thread."""
@@ -272,7 +277,7 @@ class Vcpu:
                 self._page[_IMMEDIATE_EXIT] = 0
 
     def _loop(self, limit: int, *, settling: bool = False) -> Ending | None:
-        runner, run, page, io = self.runner, self._run, self._page, self._io
+        runner, run, io = self.runner, self._run, self._io
         reason = 0
         try:
             while runner.exits != limit:
@@ -292,7 +297,7 @@ class Vcpu:
                     if ending is not None:
                         return ending
                 elif reason == -errno.EINTR:
-                    page[_IMMEDIATE_EXIT] = 0
+                    self.heed_kick()
                     reason = 0  # the registers are settled
                     if settling or self._control.interrupted(self):
                         return None

@@ -89,6 +89,7 @@ class ScriptedVcpu:
         if self.rest:
             return self._take(self.rest.popleft())
         if self.page[IMMEDIATE_EXIT]:
+            time.sleep(0.0005)  # KVM_RUN lets other threads of Python go on
             return -errno.EINTR
         if not self.script:
             time.sleep(0.001)

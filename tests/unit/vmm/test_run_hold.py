@@ -134,17 +134,37 @@ def test_after_a_step_another_reason_is_told(alone, scripted):
     assert made.finish().reason == "halt"
 
 
-@pytest.mark.parametrize("vcpus", [1, 2])
-def test_who_holds_again_and_again_does_not_starve_the_guest(several, vcpus):
-    did = [0] * vcpus
+def goes_on_and_counts(count):
+    """A guest that goes on for ever, and counts how often it is entered and not sent back."""
 
     def go_on(kvm):
-        did[kvm.index] += 1
+        count[kvm.index] += 1
         kvm.script.append(go_on)
         time.sleep(0.0001)
         return -errno.EINTR
 
-    made = several(*([go_on] for _ in range(vcpus)))
+    return go_on
+
+
+def test_a_kick_that_comes_when_the_vcpu_stands_already_is_spent(alone):
+    did = [0]
+    made = alone(goes_on_and_counts(did))
+    made.start()
+    assert made.control.gate.pause(20)
+    for _ in range(50):
+        made.vcpus[0].kick()
+        before = did[0]
+        made.control.gate.resume()
+        assert made.control.gate.pause(20)
+        assert did[0] > before
+    made.control.state.end(Ending("stopped"))
+    assert made.finish().reason == "stopped"
+
+
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_who_holds_again_and_again_does_not_starve_the_guest(several, vcpus):
+    did = [0] * vcpus
+    made = several(*([goes_on_and_counts(did)] for _ in range(vcpus)))
     made.start()
     went_on, rounds = 0, 200
     for _ in range(rounds):
