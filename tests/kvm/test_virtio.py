@@ -290,9 +290,11 @@ def test_a_machine_can_be_reset_again_and_again(rig):
 @pytest.mark.parametrize("device", [Reverse, Slow])
 def test_snapshots_under_load(rig, background, device):
     """The queues are busy whenever one is taken; nothing hangs, and nothing is done twice."""
-    count = 30 if "GLASSVM_LAB" in os.environ else 300
+    in_lab = "GLASSVM_LAB" in os.environ
+    count = 30 if in_lab else 300
     requests = [(n & 1, b"%04d" % n, 4) for n in range(count)]
     r = rig(device(), requests)
+    line = r.machine.irq(r.place.gsi)
     run = background(lambda: r.machine.run(timeout=60))
     taken = 0
     while not run.done:
@@ -301,6 +303,11 @@ def test_snapshots_under_load(rig, background, device):
         except LifecycleError:
             break
         taken += 1
+        if in_lab and taken % 50 == 0:
+            # QEMU's VMRUN forgets the interrupt shadow of STI: the interrupt that the guest waits
+            # for may come before its HLT, and then it waits for this one.
+            line(True)
+            line(False)
     assert run.result().value == count
     assert r.answers == [(n, data[::-1]) for n, data, _ in requests]
     assert taken > 0
