@@ -65,6 +65,8 @@ class ScriptedVcpu:
         self.rest: deque[Step] = deque()
         """More exits of the instruction that is being finished: these come in any case."""
         self.entries = 0
+        self.sent_back = 0
+        """How often `immediate_exit` kept it from the guest."""
         self.given: list[bytes] = []
         self.regs = kvm_regs()
         self.sregs = kvm_sregs()
@@ -89,6 +91,7 @@ class ScriptedVcpu:
         if self.rest:
             return self._take(self.rest.popleft())
         if self.page[IMMEDIATE_EXIT]:
+            self.sent_back += 1
             time.sleep(0.0005)  # KVM_RUN lets other threads of Python go on
             return -errno.EINTR
         if not self.script:
